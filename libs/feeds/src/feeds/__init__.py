@@ -1,0 +1,1 @@
+"""Merchants' feeds as typed rows, and the jobs that carry them. Knows no service and no web framework."""
