@@ -1,0 +1,1 @@
+"""The events of the shop: what is sent, under which name, and where it is routed. No I/O here."""

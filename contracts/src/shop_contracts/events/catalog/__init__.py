@@ -1,0 +1,15 @@
+"""The events that catalog owns."""
+
+from shop_contracts.events.catalog.category_changed_v1 import CategoryChangedV1 as CategoryChangedV1
+from shop_contracts.events.catalog.product_published_v1 import (
+    ProductPublishedV1 as ProductPublishedV1,
+)
+from shop_contracts.events.catalog.product_withdrawn_v1 import (
+    ProductWithdrawnV1 as ProductWithdrawnV1,
+)
+
+EVENTS = (
+    ProductPublishedV1,
+    ProductWithdrawnV1,
+    CategoryChangedV1,
+)

@@ -1,0 +1,55 @@
+"""A product is created or changed; carries the whole public product."""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+from shop_contracts.events.base import Fact
+from shop_contracts.types import Id, LongText, Sku, Slug, Text, Time, Url
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """One sellable form of the product."""
+
+    sku: Sku
+    options: dict[str, str] = {}
+    barcode: Text | None = None
+
+
+class Category(Struct, frozen=True, kw_only=True):
+    """A category the product stands in; `path` holds the names from the root down to it."""
+
+    slug: Slug
+    path: list[Text]
+
+
+class Attribute(Struct, frozen=True, kw_only=True):
+    """A named property of the product."""
+
+    code: Text
+    value: Text
+
+
+class Image(Struct, frozen=True, kw_only=True):
+    """A picture of the product."""
+
+    url: Url
+    alt: str = ""
+
+
+class ProductPublishedV1(Fact, frozen=True, kw_only=True):
+    """A product is created or changed; carries the whole public product."""
+
+    KEY: ClassVar[str] = "product.published.v1"
+    SUBJECT: ClassVar[str] = "product_id"
+
+    product_id: Id
+    slug: Slug
+    name: Text
+    description: LongText = ""
+    brand: Text | None = None
+    categories: list[Category] = []
+    attributes: list[Attribute] = []
+    variants: list[Variant]
+    images: list[Image] = []
+    published_at: Time

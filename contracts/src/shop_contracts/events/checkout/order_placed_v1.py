@@ -1,0 +1,19 @@
+"""An order is durable, not yet confirmed; its lines are to be held."""
+
+from typing import ClassVar
+
+from shop_contracts.events.base import Fact
+from shop_contracts.types import Currency, Id, Minor, PricedLine, Time
+
+
+class OrderPlacedV1(Fact, frozen=True, kw_only=True):
+    """An order is durable, not yet confirmed; its lines are to be held."""
+
+    KEY: ClassVar[str] = "order.placed.v1"
+    SUBJECT: ClassVar[str] = "order_id"
+
+    order_id: Id
+    lines: list[PricedLine]
+    total_minor: Minor
+    currency: Currency
+    placed_at: Time

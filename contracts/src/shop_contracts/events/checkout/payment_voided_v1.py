@@ -1,0 +1,18 @@
+"""The provider gave the amount free again."""
+
+from typing import ClassVar
+
+from shop_contracts.events.base import Fact
+from shop_contracts.types import Currency, Id, Minor, Text
+
+
+class PaymentVoidedV1(Fact, frozen=True, kw_only=True):
+    """The provider gave the amount free again."""
+
+    KEY: ClassVar[str] = "payment.voided.v1"
+    SUBJECT: ClassVar[str] = "order_id"
+
+    order_id: Id
+    payment_ref: Text
+    amount_minor: Minor
+    currency: Currency
