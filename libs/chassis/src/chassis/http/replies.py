@@ -1,0 +1,51 @@
+"""Replies: JSON, HTML and problems as aiohttp responses. Knows no request."""
+
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+
+from chassis.problems import Problem
+
+_encode = msgspec.json.Encoder().encode
+
+JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
+
+# Pages bring no script or style of their own; product pictures may come from any https host.
+PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' https: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def reply(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """`value` as JSON, by msgspec; no body at all with status 204."""
+    sent = CIMultiDict(headers or ())
+    if status == 204:  # noqa: PLR2004 -- its name is No Content
+        return web.Response(status=status, headers=sent)
+    sent.setdefault("Content-Type", JSON)
+    return web.Response(body=_encode(value), status=status, headers=sent)
+
+
+def page(
+    html: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A page or fragment, with headers that keep foreign scripts and frames out."""
+    sent = CIMultiDict(headers or ())
+    sent.setdefault("Content-Type", "text/html; charset=utf-8")
+    sent.setdefault("Content-Security-Policy", PAGE_POLICY)
+    sent.setdefault("X-Content-Type-Options", "nosniff")
+    sent.setdefault("Referrer-Policy", "same-origin")
+    return web.Response(body=html.encode(), status=status, headers=sent)
+
+
+def problem(error: Problem, request_id: str) -> web.Response:
+    """The reply to an error: never stored by a cache, never with more than the class says."""
+    sent = CIMultiDict(error.headers)
+    sent["Content-Type"] = PROBLEM_JSON
+    sent["Cache-Control"] = "no-store"
+    return web.Response(body=_encode(error.body(request_id)), status=error.status, headers=sent)

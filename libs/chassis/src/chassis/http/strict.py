@@ -1,0 +1,1 @@
+"""JSON that any two parsers read alike, told apart from JSON that they would not."""
