@@ -1,1 +1,1 @@
-"""Merchants' feeds as typed rows, and the jobs that carry them. Knows no service and no web framework."""
+"""Merchants' feeds as typed rows, and the jobs that carry them. Knows no service, no web."""

@@ -1,9 +1,10 @@
 """Jobs: a feed is spooled to a directory, then carried in batches by whoever applies its rows.
 
-Knows no web framework and no store: bytes come from an async iterator, rows go to an async function.
+Knows no web framework and no store: bytes come from an async iterator, rows go to a function.
 
-A job is a directory of the spool: its files, and `job.json`, which is replaced whole after each batch. So a job that was
-killed continues behind the last batch that is written down; at most one batch is applied twice, and `apply` must bear that.
+A job is a directory of the spool: its files, and `job.json`, which is replaced whole after each
+batch. So a job that was killed continues behind the last batch that is written down; at most one
+batch is applied twice, and `apply` must bear that.
 """
 
 import asyncio
@@ -22,15 +23,19 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from feeds import formats
-from feeds.rows import Bad, BadUpload, File, NoSuchJob, Row, TooLarge
+from feeds import mapping as mappings
+from feeds.rows import Bad, BadUpload, FeedError, File, NoSuchJob, Row, TooLarge
 
 LIMIT = 256 * 1024 * 1024
 KEPT_ERRORS = 1000
 KEPT_NOTES = 100
 BATCH = 200
+MOST_FILES = 100
+
+_ID = re.compile("[0-9a-f]{24}")
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -76,7 +81,9 @@ class Job(Struct, frozen=True, kw_only=True):
     id: str
     state: State = "queued"
     format: str
-    mapping: str = ""  # the text of the mapping file, so that a job outlives a change of the shipped ones
+    mapping: str = (
+        ""  # the text of the mapping file, so that a job outlives a change of the shipped ones
+    )
     currency: str = ""
     files: list[Source]
     bytes_total: int
@@ -100,38 +107,223 @@ async def spool(
     root: Path,
     parts: AsyncIterable[Part],
     *,
-    format: str,
+    format: str,  # noqa: A002  the word of the HTTP interface
     mapping: str = "",
     currency: str = "",
     limit: int = LIMIT,
 ) -> Job:
-    """Keep the uploaded files and queue a job for them; `mapping` is a shipped name or the text of a mapping file."""
-    raise NotImplementedError
+    """Keep the uploaded files and queue a job for them.
+
+    `mapping` is the name of a shipped mapping, or the text of another.
+    """
+    mapping = mappings.text(mapping)
+    formats.check(format, formats.How(formats.mapping_of(mapping), currency))
+    job_id = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+    coming = root / f".{job_id}"
+    coming.mkdir(parents=True)
+    try:
+        sources = await _keep(coming, parts, limit)
+        job = Job(
+            id=job_id,
+            format=format,
+            mapping=mapping,
+            currency=currency,
+            files=sources,
+            bytes_total=sum(each.size for each in sources),
+            created=datetime.now(UTC),
+        )
+        _write(coming, job)
+        # only a whole job is ever seen under its own name
+        coming.rename(root / job_id)
+        _sync(root)
+    except BaseException:
+        shutil.rmtree(coming, ignore_errors=True)
+        raise
+    return job
+
+
+async def _keep(directory: Path, parts: AsyncIterable[Part], limit: int) -> list[Source]:
+    sources: list[Source] = []
+    total = 0
+    async for given, chunks in parts:
+        name = _plain_name(given, len(sources), {each.name for each in sources})
+        if len(sources) == MOST_FILES:
+            raise TooLarge(f"a job takes at most {MOST_FILES} files")
+        stored = f"{len(sources):03}.part"
+        size = 0
+        with (directory / stored).open("xb") as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if total + size > limit:
+                    raise TooLarge(f"a job takes at most {limit} bytes")
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        total += size
+        sources.append(Source(name, stored, size))
+    if not total:
+        raise BadUpload("no file was sent, or only empty ones")
+    return sources
+
+
+def _plain_name(given: str, number: int, taken: set[str]) -> str:
+    """A stranger's file name, fit to be shown; it never becomes a path."""
+    name = re.sub(r"[^A-Za-z0-9._ -]", "_", given.replace("\\", "/").rsplit("/", 1)[-1])[
+        :100
+    ].strip()
+    name = name or f"file-{number + 1}"
+    return f"{number + 1}-{name}" if name in taken else name
 
 
 def load(job_dir: Path) -> Job:
     """The job as it was last written down."""
-    raise NotImplementedError
+    try:
+        return msgspec.json.decode((job_dir / "job.json").read_bytes(), type=Job)
+    except FileNotFoundError:
+        raise NoSuchJob(f"there is no job {job_dir.name}") from None
 
 
 def find(root: Path, job_id: str) -> Job:
     """The job with this id, or NoSuchJob; the id may come from a stranger."""
-    raise NotImplementedError
+    if not _ID.fullmatch(job_id):
+        raise NoSuchJob("there is no such job")
+    return load(root / job_id)
 
 
 def listing(root: Path) -> list[Job]:
     """All jobs, newest first."""
-    raise NotImplementedError
+    return [load(each) for each in reversed(_directories(root))]
 
 
 def next_queued(root: Path) -> Path | None:
     """The directory of the oldest job that waits, or whose worker died; None when there is none."""
-    raise NotImplementedError
+    for each in _directories(root):
+        if load(each).state in {"queued", "running"}:
+            with _locked(each) as mine:
+                if mine:
+                    return each
+    return None
 
 
 async def run(job_dir: Path, apply: Apply, *, batch: int = BATCH) -> Job:
-    """Carry the job to its end, from where it stands; a job that another worker carries is left alone.
+    """Carry the job to its end, from where it stands; another worker's job is left alone.
 
-    When `apply` raises, the job stays `running` behind its last batch and the next `run` continues it.
+    When `apply` raises, the job stays `running` behind its last batch: the next `run` continues.
     """
-    raise NotImplementedError
+    with _locked(job_dir) as mine:
+        job = load(job_dir)
+        if not mine or job.state not in {"queued", "running"}:
+            return job
+        job = replace(job, state="running", started=job.started or datetime.now(UTC))
+        _write(job_dir, job)
+        try:
+            job = await _carry(job_dir, job, apply, batch)
+            job = replace(job, state="done", bytes_done=job.bytes_total)
+        except FeedError as error:
+            # _carry wrote down how far it came
+            job = replace(load(job_dir), state="failed", reason=f"{error.code}: {error}")
+        job = replace(job, finished=datetime.now(UTC))
+        _write(job_dir, job)
+        for each in job.files:
+            (job_dir / each.stored).unlink(missing_ok=True)
+        return job
+
+
+async def _carry(job_dir: Path, job: Job, apply: Apply, batch: int) -> Job:
+    files = [File(each.name, job_dir / each.stored) for each in job.files]
+    rows = formats.read(files, job.format, formats.mapping_of(job.mapping), currency=job.currency)
+    with contextlib.closing(rows):
+        skip = job.rows
+        while taken := list(islice(rows, min(skip, batch) or batch)):
+            if skip:
+                skip -= len(taken)
+                await asyncio.sleep(0)
+                continue
+            good = [each for each in taken if isinstance(each, Row)]
+            outcomes = await apply(good) if good else []
+            job = _counted(job, taken, dict(zip(map(id, good), outcomes, strict=True)))
+            _write(job_dir, job)
+    return job
+
+
+def _counted(job: Job, taken: Sequence[Row | Bad], outcomes: dict[int, Outcome]) -> Job:
+    """The job behind one more batch."""
+    counts = asdict(job.counts)
+    errors, notes = list(job.errors), list(job.notes)
+    warnings = job.warnings
+    for each in taken:
+        if isinstance(each, Bad):
+            bad = each
+        else:
+            for text in each.warnings:
+                warnings += 1
+                notes.append(_note(each, "warning", text))
+            outcome = outcomes[id(each)]
+            if outcome.kind != "failed":
+                counts[outcome.kind] += 1
+                continue
+            bad = Bad(source=each.source, line=each.line, code=outcome.code, reason=outcome.reason)
+        if bad.severity == "warning":
+            warnings += 1
+            notes.append(bad)
+        else:
+            counts["failed"] += 1
+            errors.append(bad)
+    return replace(
+        job,
+        rows=job.rows + len(taken),
+        bytes_done=taken[-1].offset,
+        counts=Counts(**counts),
+        errors=errors[:KEPT_ERRORS],
+        warnings=warnings,
+        notes=notes[:KEPT_NOTES],
+    )
+
+
+def _note(row: Row, code: str, text: str) -> Bad:
+    return Bad(source=row.source, line=row.line, code=code, reason=text, severity="warning")
+
+
+def _write(job_dir: Path, job: Job) -> None:
+    """Replace job.json whole: a reader sees the old one or the new one."""
+    new = job_dir / "job.json.new"
+    with new.open("wb") as file:
+        file.write(msgspec.json.encode(job))
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(job_dir / "job.json")
+    _sync(job_dir)
+
+
+def _sync(directory: Path) -> None:
+    """A rename lasts once its directory is on disk."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _directories(root: Path) -> list[Path]:
+    """Oldest first: an id begins with its time."""
+    if not root.is_dir():
+        return []
+    return sorted(each for each in root.iterdir() if _ID.fullmatch(each.name))
+
+
+@contextlib.contextmanager
+def _locked(job_dir: Path) -> Iterator[bool]:
+    """Whether this worker alone has the job; the lock of a worker that dies is gone with it."""
+    try:
+        handle = os.open(job_dir, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise NoSuchJob(f"there is no job {job_dir.name}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)

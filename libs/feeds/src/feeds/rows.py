@@ -32,7 +32,7 @@ class Variant(Struct, frozen=True):
 
 
 class Product(Struct, frozen=True, kw_only=True):
-    """A product as its feed describes it; `key` is its stable id there, under the rules of a SKU."""
+    """A product as its feed describes it; `key` is its stable id there, formed as a SKU is."""
 
     key: str
     name: str
