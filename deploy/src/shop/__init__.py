@@ -1,0 +1,1 @@
+"""The `shop` command: set-up, the native stack, tests and tools. It knows no service's insides."""

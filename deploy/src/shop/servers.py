@@ -1,0 +1,395 @@
+"""The servers of a stack: how each is configured and started. Knows no service's code."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from shop import elastic
+from shop.account import account, drop, give
+from shop.process import Http, Process, Talk
+from shop.profiles import ROOT, Profile
+from shop.secrets import rabbit_hash, secret, write_private
+
+SERVICES = ["catalog", "stock", "search", "checkout"]
+MAX_MESSAGE = 1024 * 1024
+EDGE = ROOT / "edge"
+
+
+class ServerMissing(Exception):
+    """A server's program is not installed."""
+
+
+def admin_redis(profile: Profile, instance: str) -> str:
+    """The address of a Redis for tools and tests: everything allowed."""
+    login = f":{secret(profile, 'redis_admin')}"
+    return profile.url(instance, scheme="redis", login=login, path="/0")
+
+
+def amqp(profile: Profile, user: str, vhost: str = "shop") -> str:
+    """The broker's address for a user: `admin`, `deploy` or a service's name."""
+    login = f"{user}:{secret(profile, f'rabbitmq_{user}')}"
+    return profile.url("rabbitmq", scheme="amqp", login=login, path=f"/{vhost}")
+
+
+def management(profile: Profile) -> str:
+    """The management API's address with the administrator's login in it."""
+    return profile.url("rabbitmq-management", login=f"admin:{secret(profile, 'rabbitmq_admin')}")
+
+
+def mariadb_url(profile: Profile, user: str, database: str) -> str:
+    """The database's address for `admin` or `checkout`."""
+    login = f"{user}:{secret(profile, f'mariadb_{user}')}"
+    path = f"/{database}?charset=utf8mb4"
+    return profile.url("mariadb", scheme="mysql+asyncmy", login=login, path=path)
+
+
+def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
+    """Write every server's configuration and say how to start it.
+
+    Raises ServerMissing, elastic.NoJava, elastic.DownloadFailed.
+    """
+    chosen = [name for name in SERVERS if mariadb or name != "mariadb"]
+    profile.folder("run").chmod(0o700)
+    profile.folder("secrets").chmod(0o711)
+    return [process for name in chosen if (process := SERVERS[name](profile)) is not None]
+
+
+def redis_stock(profile: Profile) -> Process:
+    """Redis for quantities and prices: nothing is evicted, every write is on disk when told."""
+    keeps = ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"]
+    access = (
+        "~{s*}:* +@read +@write +@stream +@transaction +@connection +eval +evalsha"
+        " +script|load +script|exists -@dangerous -@admin +info +time"
+    )
+    return _redis(profile, "redis-stock", ["maxmemory 256mb", *keeps], "stock", access)
+
+
+def redis_carts(profile: Profile) -> Process:
+    """Redis for carts: the least used ones with a time to live go first when memory is short."""
+    keeps = ["appendonly yes", "appendfsync everysec", "maxmemory-policy volatile-lru"]
+    access = (
+        "~cart:* +@read +@write +@transaction +@connection +eval +evalsha"
+        " +script|load +script|exists -@dangerous -@admin +info +time"
+    )
+    return _redis(profile, "redis-carts", ["maxmemory 128mb", *keeps], "checkout", access)
+
+
+def _redis(profile: Profile, name: str, keeps: list[str], user: str, access: str) -> Process:
+    home = profile.folder(name)
+    port = profile.ports[name]
+    admin = secret(profile, "redis_admin")
+    lines = ["bind 127.0.0.1", f"port {port}", f"dir {_quoted(home)}", 'save ""', *keeps]
+    lines += [f"user default on >{admin} ~* &* +@all"]
+    lines += [f"user {user} on >{secret(profile, f'redis_{user}')} {access}"]
+    config = home / "redis.conf"
+    write_private(config, "\n".join(lines) + "\n")
+    ping = f"AUTH {admin}\r\nPING\r\n".encode()
+    return _server(
+        profile,
+        name,
+        [_program("redis-server"), str(config)],
+        home=home,
+        port=port,
+        ready=Talk(port, b"+PONG", ping),
+    )
+
+
+def epmd(profile: Profile) -> Process:
+    """Erlang's name server, our own: RabbitMQ would start one that outlives it."""
+    port = profile.ports["epmd"]
+    command = [_program("epmd"), "-address", "127.0.0.1", "-port", str(port)]
+    names = b"\x00\x01n"
+    ready = Talk(port, port.to_bytes(4, "big"), names)
+    return _server(profile, "epmd", command, home=profile.folder("epmd"), port=port, ready=ready)
+
+
+def rabbitmq(profile: Profile) -> Process:
+    """The broker: users and permissions come from definitions, so `guest` never exists."""
+    home = profile.folder("rabbitmq")
+    ports = profile.ports
+    definitions = home / "definitions.json"
+    write_private(definitions, msgspec.json.encode(_definitions(profile)).decode())
+    config = [
+        f"listeners.tcp.1 = 127.0.0.1:{ports['rabbitmq']}",
+        "management.tcp.ip = 127.0.0.1",
+        f"management.tcp.port = {ports['rabbitmq-management']}",
+        "prometheus.tcp.ip = 127.0.0.1",
+        f"prometheus.tcp.port = {ports['rabbitmq-prometheus']}",
+        f"load_definitions = {definitions}",
+        f"max_message_size = {MAX_MESSAGE}",
+        "vm_memory_high_watermark.absolute = 1GB",
+        "disk_free_limit.absolute = 500MB",
+        "log.console = true",
+        "log.file = false",
+    ]
+    (home / "rabbitmq.conf").write_text("\n".join(config) + "\n")
+    plugins = ["rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_consistent_hash_exchange"]
+    (home / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
+    env = {
+        "HOME": str(home),
+        "ERL_EPMD_PORT": str(ports["epmd"]),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_NODENAME": "shop@localhost",
+        "RABBITMQ_NODE_PORT": str(ports["rabbitmq"]),
+        "RABBITMQ_DIST_PORT": str(ports["rabbitmq-dist"]),
+        "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(home / "log"),
+        "RABBITMQ_PID_FILE": str(home / "rabbitmq.pid"),
+        "RABBITMQ_GENERATED_CONFIG_DIR": str(home / "generated"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+        "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
+        # idle schedulers that spin would eat the processors of a small machine
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+            "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+        ),
+    }
+    ready = Http(
+        profile.url("rabbitmq-management", path="/api/health/checks/virtual-hosts"),
+        f"admin:{secret(profile, 'rabbitmq_admin')}",
+    )
+    return _server(
+        profile,
+        "rabbitmq",
+        [str(_rabbitmq_program())],
+        home=home,
+        port=ports["rabbitmq"],
+        env=env,
+        ready=ready,
+        needs=["epmd"],
+        within=180,
+    )
+
+
+def _rabbitmq_program() -> Path:
+    # the wrapper on the PATH insists on the distribution's own user and folders
+    found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    if not found:
+        raise ServerMissing("rabbitmq-server is not installed")
+    return found[-1]
+
+
+def _definitions(profile: Profile) -> dict[str, object]:
+    salt = secret(profile, "rabbitmq_salt").encode()[:4]
+
+    def user(name: str, *tags: str) -> dict[str, object]:
+        hashed = rabbit_hash(secret(profile, f"rabbitmq_{name}"), salt)
+        algorithm = "rabbit_password_hashing_sha256"
+        fields = {"password_hash": hashed, "hashing_algorithm": algorithm, "tags": list(tags)}
+        return {"name": name, **fields}
+
+    def may(name: str, vhost: str, configure: str, write: str, read: str) -> dict[str, str]:
+        rights = {"configure": configure, "write": write, "read": read}
+        return {"user": name, "vhost": vhost, **rights}
+
+    every = ".*"
+    services = [
+        may(name, "shop", "^$", rf"^{name}\.(events|retry)$", rf"^{name}\..*$")
+        for name in SERVICES
+    ]
+    return {
+        "users": [
+            user("admin", "administrator"),
+            user("deploy"),
+            *(user(name) for name in SERVICES),
+        ],
+        "vhosts": [{"name": "/"}, {"name": "shop"}],
+        "permissions": [
+            may("admin", "/", every, every, every),
+            may("admin", "shop", every, every, every),
+            may("deploy", "shop", every, every, every),
+            *services,
+        ],
+    }
+
+
+def elasticsearch(profile: Profile) -> Process:
+    """The minimal Elasticsearch with our plugin, as one node on loopback."""
+    distribution = elastic.distribution()
+    home = profile.folder("elasticsearch")
+    config = profile.folder("elasticsearch", "config")
+    ports = profile.ports
+    shutil.copy(distribution / "config" / "log4j2.properties", config)
+    options = (distribution / "config" / "jvm.options").read_text().splitlines()
+    kept = [line for line in options if "gc.log" not in line]
+    (config / "jvm.options").write_text("\n".join(kept) + "\n")
+    settings = {
+        "cluster.name": f"shop-{profile.name}",
+        "node.name": "shop",
+        "discovery.type": "single-node",
+        "path.data": str(home / "data"),
+        "path.logs": str(home / "log"),
+        "network.host": "127.0.0.1",
+        "http.port": ports["elasticsearch"],
+        "transport.port": ports["elasticsearch-transport"],
+        "xpack.security.enabled": False,
+        "action.destructive_requires_name": True,
+        "cluster.max_shards_per_node": 3000,
+        "cluster.routing.allocation.disk.threshold_enabled": False,
+    }
+    lines = [f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items()]
+    (config / "elasticsearch.yml").write_text("\n".join(lines) + "\n")
+    env = {
+        "ES_JAVA_HOME": str(elastic.java_home()),
+        "ES_PATH_CONF": str(config),
+        "ES_JAVA_OPTS": "-Xms512m -Xmx512m",
+        "ES_TMPDIR": str(profile.folder("elasticsearch", "tmp")),
+    }
+    ready = Http(profile.url("elasticsearch", path="/_cluster/health?wait_for_status=yellow"))
+    return _server(
+        profile,
+        "elasticsearch",
+        [str(distribution / "bin" / "elasticsearch")],
+        home=home,
+        port=ports["elasticsearch"],
+        env=env,
+        ready=ready,
+        within=240,
+        stop_within=30,
+    )
+
+
+def mariadb(profile: Profile) -> Process:
+    """MariaDB for orders; its users are made by an init file that may run at every start."""
+    home = profile.folder("mariadb")
+    data = home / "data"
+    program = _program("mariadbd")
+    if not (data / "mysql").exists():
+        give(home)
+        install = [_program("mariadb-install-db"), "--no-defaults", "--skip-test-db"]
+        install += ["--auth-root-authentication-method=normal", f"--datadir={data}"]
+        as_us = drop(account(), home)
+        done = subprocess.run([*as_us, *install], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ServerMissing(f"mariadb-install-db failed:\n{done.stderr}{done.stdout}")
+    init = home / "init.sql"
+    write_private(init, "\n".join(_mariadb_users(profile)) + "\n")
+    port = profile.ports["mariadb"]
+    command = [program, "--no-defaults", f"--datadir={data}", f"--port={port}"]
+    command += ["--socket=server.sock", f"--pid-file={home / 'server.pid'}"]
+    command += ["--bind-address=127.0.0.1", "--skip-name-resolve", f"--init-file={init}"]
+    command += ["--transaction-isolation=READ-COMMITTED", "--innodb-buffer-pool-size=64M"]
+    command += ["--character-set-server=utf8mb4", "--performance-schema=OFF", "--max-connections=200"]
+    greeting = Talk(port, b"MariaDB")
+    return _server(profile, "mariadb", command, home=home, port=port, ready=greeting)
+
+
+def _mariadb_users(profile: Profile) -> list[str]:
+    def user(name: str, grant: str, option: str = "") -> list[str]:
+        who = f"'{name}'@'%'"
+        password = secret(profile, f"mariadb_{name}")
+        return [
+            f"CREATE USER IF NOT EXISTS {who};",
+            f"ALTER USER {who} IDENTIFIED BY '{password}';",
+            f"GRANT {grant} TO {who}{option};",
+        ]
+
+    root = secret(profile, "mariadb_root")
+    return [
+        # an anonymous local user would shadow every user@'%'
+        "DELETE FROM mysql.global_priv WHERE User = '';",
+        "FLUSH PRIVILEGES;",
+        f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{root}';",
+        "CREATE DATABASE IF NOT EXISTS checkout CHARACTER SET utf8mb4;",
+        *user("checkout", "ALL ON checkout.*"),
+        *user("admin", "ALL ON *.*", " WITH GRANT OPTION"),
+    ]
+
+
+def varnish(profile: Profile) -> Process | None:
+    """The cache, when the edge has a VCL."""
+    source = EDGE / "varnish" / "main.vcl"
+    if not source.exists():
+        return None
+    home = profile.folder("varnish")
+    for vcl in source.parent.glob("*.vcl"):
+        (home / vcl.name).write_text(_filled(vcl.read_text(), profile, home))
+    port = profile.ports["varnish"]
+    command = [_program("varnishd"), "-F", "-j", "none", "-n", str(profile.folder("varnish", "n"))]
+    command += ["-a", f"127.0.0.1:{port}", "-T", f"127.0.0.1:{profile.ports['varnish-admin']}"]
+    command += ["-p", f"vcl_path={home}", "-f", str(home / source.name), "-s", "malloc,64M"]
+    ready = Talk(port, b"HTTP/1.1 ", b"GET / HTTP/1.1\r\nHost: ready\r\nConnection: close\r\n\r\n")
+    return _server(profile, "varnish", command, home=home, port=port, ready=ready)
+
+
+def nginx(profile: Profile) -> Process | None:
+    """The front door, when the edge has its configuration."""
+    source = EDGE / "nginx.conf"
+    if not source.exists():
+        return None
+    home = profile.folder("nginx")
+    (home / "nginx.conf").write_text(_filled(source.read_text(), profile, home))
+    port = profile.ports["edge"]
+    command = [_program("nginx"), "-p", str(home), "-c", str(home / "nginx.conf")]
+    command += ["-e", "stderr", "-g", "daemon off;"]
+    ready = Talk(port, b"HTTP/1.1 ", b"GET / HTTP/1.1\r\nHost: ready\r\nConnection: close\r\n\r\n")
+    return _server(
+        profile, "nginx", command, home=home, port=port, ready=ready, needs=["varnish"]
+    )
+
+
+def _filled(text: str, profile: Profile, home: Path) -> str:
+    """Replace `{{name}}` by the named port, or by a folder: `home` or `edge`."""
+    values = {name.replace("-", "_"): str(port) for name, port in profile.ports.items()}
+    values |= {"home": str(home), "edge_files": str(EDGE)}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], text)
+
+
+def _server(
+    profile: Profile,
+    name: str,
+    command: list[str],
+    *,
+    home: Path,
+    port: int,
+    ready: Talk | Http,
+    env: dict[str, str] | None = None,
+    needs: list[str] | None = None,
+    within: float = 60,
+    stop_within: float = 20,
+) -> Process:
+    give(home)
+    user = account()
+    paths = [home, Path(command[0])]
+    base = {"PATH": os.defpath + ":/usr/sbin:/sbin", "LANG": "C.UTF-8", "HOME": str(home)}
+    return Process(
+        name=name,
+        command=[*drop(user, *paths), *command],
+        directory=str(home),
+        log=str(profile.folder("log") / f"{name}.log"),
+        env=base | (env or {}),
+        port=port,
+        ready=ready,
+        needs=needs or [],
+        ready_within=within,
+        stop_within=stop_within,
+    )
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=os.defpath + ":/usr/sbin:/sbin:/usr/bin")
+    if found is None:
+        raise ServerMissing(f"{name} is not installed")
+    return found
+
+
+def _quoted(path: Path) -> str:
+    return f'"{path}"'
+
+
+SERVERS: dict[str, Callable[[Profile], Process | None]] = {
+    "redis-stock": redis_stock,
+    "redis-carts": redis_carts,
+    "epmd": epmd,
+    "rabbitmq": rabbitmq,
+    "elasticsearch": elasticsearch,
+    "mariadb": mariadb,
+    "varnish": varnish,
+    "nginx": nginx,
+}

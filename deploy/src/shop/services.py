@@ -1,0 +1,89 @@
+"""Our own processes: the command, environment and readiness of each. Knows no service's code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from shop.account import account, drop, give
+from shop.process import Http, Process
+from shop.profiles import ROOT, Profile
+from shop.secrets import api_keys_file, secret
+from shop.servers import amqp, mariadb_url
+
+PASSED_ON = ("OTEL_", "SSL_CERT_", "SHOP_LOG_")
+
+
+def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
+    """Every process of the four services."""
+    shared = {"PROFILE": "test" if profile.name == "test" else "dev"}
+    shared["API_KEYS_FILE"] = str(api_keys_file(profile))
+    found = []
+    for service, (processes, store) in SERVICES.items():
+        settings = shared | store(profile, mariadb) | {"BROKER_URL": amqp(profile, service)}
+        settings |= {"HOST": "127.0.0.1", "PORT": str(profile.ports[service])}
+        for process in ("relay", "worker"):
+            if process in processes:
+                port = profile.ports[f"{service}-{process}"]
+                settings[f"{process.upper()}_PORT"] = str(port)
+        found += [_process(profile, service, process, settings) for process in processes]
+    return found
+
+
+def _process(profile: Profile, service: str, process: str, settings: dict[str, str]) -> Process:
+    home = profile.folder(service)
+    give(home)
+    name = f"{service}-{process}"
+    port = profile.ports[service if process == "api" else name]
+    env = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
+    env |= {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(home)}
+    env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    env |= {f"{service.upper()}_{key}": value for key, value in settings.items()}
+    interpreter = ROOT / ".venv" / "bin" / "python"
+    as_us = drop(account(), home, interpreter, interpreter.resolve(), ROOT / service)
+    return Process(
+        name=name,
+        command=[*as_us, sys.executable, "-m", service, process],
+        directory=str(home),
+        log=str(profile.folder("log") / f"{name}.log"),
+        env=env,
+        port=port,
+        ready=Http(f"http://127.0.0.1:{port}/readyz"),
+        needs=["rabbitmq", *NEEDS[service]],
+    )
+
+
+def _catalog(profile: Profile, _mariadb: bool) -> dict[str, str]:
+    return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
+
+
+def _search(profile: Profile, _mariadb: bool) -> dict[str, str]:
+    return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
+
+
+def _stock(profile: Profile, _mariadb: bool) -> dict[str, str]:
+    login = f"stock:{secret(profile, 'redis_stock')}"
+    return {"REDIS_URL": profile.url("redis-stock", scheme="redis", login=login, path="/0")}
+
+
+def _checkout(profile: Profile, mariadb: bool) -> dict[str, str]:
+    login = f"checkout:{secret(profile, 'redis_checkout')}"
+    carts = profile.url("redis-carts", scheme="redis", login=login, path="/0")
+    file = profile.folder("checkout") / "checkout.sqlite"
+    sqlite = f"sqlite+aiosqlite:///{file}"
+    database = mariadb_url(profile, "checkout", "checkout") if mariadb else sqlite
+    return {"REDIS_URL": carts, "DATABASE_URL": database}
+
+
+NEEDS = {
+    "catalog": ["elasticsearch"],
+    "stock": ["redis-stock"],
+    "search": ["elasticsearch"],
+    "checkout": ["redis-carts", "mariadb"],
+}
+
+SERVICES: dict[str, tuple[list[str], Callable[[Profile, bool], dict[str, str]]]] = {
+    "catalog": (["api", "relay", "worker"], _catalog),
+    "stock": (["api", "relay", "worker"], _stock),
+    "search": (["api", "worker"], _search),
+    "checkout": (["api", "relay", "worker"], _checkout),
+}

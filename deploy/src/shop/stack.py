@@ -1,0 +1,168 @@
+"""One profile's stack from the outside: the client of its supervisor. Prints nothing."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Self
+
+import msgspec
+
+from shop import records, servers, services
+from shop.process import Process, State
+from shop.profiles import ROOT, Profile, profile
+from shop.supervisor import SOCKET, Request, short_path
+
+BOOT_WITHIN = 30.0
+
+
+class StackFailed(Exception):
+    """Something did not come up; the message says what and shows the end of its log."""
+
+
+class Stack:
+    """Starts and stops processes of a profile, by name.
+
+    >>> stack = Stack.open("test")
+    >>> stack.start(["stock-api", "stock-relay"])
+    >>> stack.kill("stock-relay")
+    """
+
+    def __init__(self, profile: Profile, *, mariadb: bool) -> None:
+        self.profile = profile
+        self.mariadb = mariadb
+        self.run = profile.folder("run")
+
+    @classmethod
+    def open(cls, name: str = "shop", *, mariadb: bool | None = None) -> Self:
+        """The stack of that profile, running or not; MariaDB's use is remembered."""
+        found = profile(name)
+        mark = found.folder("run") / "with-mariadb"
+        if mariadb:
+            mark.touch()
+        elif mariadb is False:
+            mark.unlink(missing_ok=True)
+        return cls(found, mariadb=mark.exists())
+
+    def start(self, names: list[str] | None = None) -> list[State]:
+        """Start our own processes and wait until they are ready; None starts all of them.
+
+        Raises StackFailed.
+        """
+        known = services.prepare(self.profile, mariadb=self.mariadb)
+        chosen = known if names is None else [process for process in known if process.name in names]
+        if names is not None and (unknown := set(names) - {process.name for process in known}):
+            raise StackFailed(f"no process is called {', '.join(sorted(unknown))}")
+        states: list[State] = []
+        for states in self.starting(chosen):
+            pass
+        self.check(chosen, states)
+        return states
+
+    def starting(self, processes: list[Process]) -> Iterator[list[State]]:
+        """Start processes; yields their states until all are ready or the time is over."""
+        self._boot()
+        yield from self._ask(Request("start", processes=processes))
+
+    def check(self, processes: list[Process], states: list[State]) -> None:
+        """Raise StackFailed when a process is not ready."""
+        ready = {state.name for state in states if state.state == "ready"}
+        for process in processes:
+            if process.name not in ready:
+                raise StackFailed(f"{process.name} is not ready:\n{tail(Path(process.log))}")
+
+    def stop(self, *names: str) -> None:
+        """Stop processes gracefully; they stay down."""
+        self._last(Request("stop", list(names)))
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a process; the supervisor starts it again."""
+        self._last(Request("kill", [name]))
+
+    def status(self) -> list[State]:
+        """Every process of the stack; `leftover` ones have lost their supervisor."""
+        if self.up():
+            return self._last(Request("status"))
+        return [
+            State(name=record.name, state="leftover", pid=record.pid)
+            for record in records.living(self.run)
+        ]
+
+    def up(self) -> bool:
+        """Whether the supervisor answers."""
+        try:
+            self._connect().close()
+        except OSError:
+            return False
+        return True
+
+    def down(self) -> None:
+        """Stop everything in reverse order, and what a dead supervisor left behind."""
+        if self.up():
+            self._last(Request("shutdown"))
+            deadline = time.monotonic() + BOOT_WITHIN
+            while self.up() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        records.stop(self.run)
+
+    def _boot(self) -> None:
+        if self.up():
+            return
+        log = (self.profile.folder("log") / "supervisor.log").open("ab")
+        with log:
+            daemon = _daemon(self.run, log)
+        deadline = time.monotonic() + BOOT_WITHIN
+        while not self.up():
+            if daemon.poll() not in (None, 0) or time.monotonic() > deadline:
+                raise StackFailed(f"the supervisor did not start:\n{tail(Path(log.name))}")
+            time.sleep(0.05)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            with short_path(self.run) as folder:
+                connection.connect(str(folder / SOCKET))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def _ask(self, request: Request) -> Iterator[list[State]]:
+        with self._connect() as connection:
+            connection.sendall(msgspec.json.encode(request) + b"\n")
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    if line == b"\n":
+                        break
+                    yield msgspec.json.decode(line, type=list[State])
+
+    def _last(self, request: Request) -> list[State]:
+        states: list[State] = []
+        for states in self._ask(request):
+            pass
+        return states
+
+
+def _daemon(run: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "shop.supervisor", str(run)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def prepared(stack: Stack) -> list[Process]:
+    """The servers of the stack, with their configuration written."""
+    return servers.prepare(stack.profile, mariadb=stack.mariadb)
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The end of a log."""
+    if not log.exists():
+        return "(no log)"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
