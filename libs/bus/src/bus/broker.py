@@ -1,0 +1,59 @@
+"""Connections to RabbitMQ and the one way to publish on them. Knows no exchange and no event."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 10
+CONNECT_SECONDS = 10
+CONFIRM_SECONDS = 10
+RECONNECT_SECONDS = 1.0
+
+BROKER_ERRORS = (AMQPException, ChannelInvalidStateError, OSError, TimeoutError)
+"""What a broker that is away, going away or refusing looks like. aio-pika's own errors included."""
+
+
+@asynccontextmanager
+async def connected(url: str, name: str) -> AsyncIterator[AbstractConnection]:
+    """A connection that dies visibly.
+
+    Not a robust one: those bring back their consumers with the arguments of the first time (a
+    stream would be read again from its first offset) and hide that a lease was lost. Whoever
+    holds a connection here starts again from the top when it is gone.
+    """
+    async with asyncio.timeout(CONNECT_SECONDS):
+        connection = await aio_pika.connect(
+            url, heartbeat=HEARTBEAT_SECONDS, client_properties={"connection_name": name}
+        )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def confirming(connection: AbstractConnection) -> AbstractChannel:
+    """A channel on which a publish returns when the broker has it, and raises when nobody does.
+
+    RabbitMQ confirms an unroutable message; only `on_return_raises` with `mandatory` tells.
+    """
+    return await connection.channel(publisher_confirms=True, on_return_raises=True)
+
+
+async def publish(exchange: AbstractExchange, message: aio_pika.Message, key: str) -> None:
+    """Publish and wait for the confirm. Raises one of `BROKER_ERRORS`; then the fate is unknown."""
+    try:
+        async with asyncio.timeout(CONFIRM_SECONDS):
+            await exchange.publish(message, routing_key=key, mandatory=True)
+    except asyncio.CancelledError as error:
+        # aio-pika cancels the waiting publish itself when its connection dies
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ConnectionError("the connection died before the confirm") from error

@@ -1,0 +1,39 @@
+"""The outbox in Redis: a stream that a Lua script appends to in the step that changes the state.
+
+The script writes flat string fields; the owner's `build` makes the event of them, so that JSON is
+written in one place and in one way.
+"""
+
+from collections.abc import Callable, Sequence
+
+from redis.asyncio import Redis
+
+from bus.outbox import Entry
+from shop_contracts.envelope import Event
+from shop_contracts.events.base import Fact
+
+BLOCK_MILLISECONDS = 1_000
+
+
+class RedisOutbox:
+    """Entries of the stream `key`. `redis` decodes responses and waits longer than a second."""
+
+    def __init__(
+        self, redis: Redis, key: str, build: Callable[[dict[str, str]], Event[Fact]]
+    ) -> None:
+        self._redis = redis
+        self._key = key
+        self._build = build
+
+    async def pending(self, limit: int) -> Sequence[Entry]:
+        # settled entries are deleted, so the oldest one left is always the next to go
+        if not await self._redis.xread({self._key: "0"}, count=1, block=BLOCK_MILLISECONDS):
+            return []
+        entries = await self._redis.xrange(self._key, count=limit)
+        return [Entry(id_, self._build(fields)) for id_, fields in entries]
+
+    async def settle(self, entries: Sequence[Entry]) -> None:
+        await self._redis.xdel(self._key, *(entry.ref for entry in entries))
+
+    async def depth(self) -> int:
+        return int(await self._redis.xlen(self._key))

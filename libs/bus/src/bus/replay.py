@@ -1,0 +1,42 @@
+"""Reads an owner's stream from any place on. Never publishes to an exchange."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from msgspec import Struct
+
+from bus.broker import connected
+from shop_contracts import topology
+from shop_contracts.envelope import Event, decode
+from shop_contracts.events.base import Fact
+
+PREFETCH = 500
+
+
+class Logged(Struct, frozen=True):
+    """An event with its place in the owner's stream."""
+
+    offset: int
+    event: Event[Fact]
+
+
+async def follow(
+    broker_url: str, owner: str, since: str | int | datetime = "first"
+) -> AsyncIterator[Logged]:
+    """The events of `owner` from `since` on, then each new one as it comes.
+
+    `since`: "first", "next", an offset, or a time (it may begin earlier: the broker finds chunks).
+    Ends with a `ConnectionError` when the connection does; go on from the last offset + 1.
+    """
+    async with connected(broker_url, f"{owner} replay") as connection:
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=PREFETCH)
+        queue = await channel.get_queue(topology.log(owner), ensure=True)
+        async with queue.iterator(arguments={"x-stream-offset": since}) as messages:
+            async for message in messages:
+                offset = message.headers["x-stream-offset"]
+                # the broker starts a chunk early; what lies before the offset is not asked for
+                if not isinstance(since, int) or int(str(offset)) >= since:
+                    yield Logged(int(str(offset)), decode(message.body))
+                await message.ack()
+    raise ConnectionError(f"the stream of {owner} ended")

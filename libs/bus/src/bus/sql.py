@@ -1,0 +1,109 @@
+"""Outbox and inbox in SQL, written in the transaction that changes the state. Opens no engine.
+
+Rows leave the outbox when the broker has confirmed them. A late, lower `seq` is found all the
+same: the relay reads what is there, never "what is above the last one".
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from bus.outbox import Entry
+from shop_contracts.envelope import Event, decode, encode
+from shop_contracts.events.base import Fact
+
+POLL_SECONDS = 0.02
+IDLE_POLLS = 50
+_BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def outbox_table(metadata: sa.MetaData) -> sa.Table:
+    """Events that wait to be published, in the order of their transactions per subject."""
+    return sa.Table(
+        "outbox",
+        metadata,
+        sa.Column("seq", _BIG, primary_key=True, autoincrement=True),
+        sa.Column("event_id", sa.String(36), nullable=False, unique=True),
+        sa.Column("body", sa.LargeBinary(1_000_000), nullable=False),
+        sqlite_autoincrement=True,
+    )
+
+
+def inbox_table(metadata: sa.MetaData) -> sa.Table:
+    """Events whose effect stands, by consumer."""
+    return sa.Table(
+        "inbox",
+        metadata,
+        sa.Column("consumer", sa.String(64), primary_key=True),
+        sa.Column("source", sa.String(64), primary_key=True),
+        sa.Column("event_id", sa.String(36), primary_key=True),
+        sa.Column("received_at", sa.DateTime, nullable=False, index=True),
+    )
+
+
+async def add(connection: AsyncConnection, outbox: sa.Table, *events: Event[Fact]) -> None:
+    """Put events into the outbox, in the caller's transaction."""
+    if events:
+        await connection.execute(
+            sa.insert(outbox),
+            [{"event_id": str(event.meta.id), "body": encode(event)} for event in events],
+        )
+
+
+async def first_time(
+    connection: AsyncConnection, inbox: sa.Table, consumer: str, event: Event[Any]
+) -> bool:
+    """Mark the event as seen, in the caller's transaction; False if it was seen before."""
+    try:
+        async with connection.begin_nested():
+            await connection.execute(
+                sa.insert(inbox).values(
+                    consumer=consumer,
+                    source=event.meta.source,
+                    event_id=str(event.meta.id),
+                    received_at=datetime.now(UTC).replace(tzinfo=None),
+                )
+            )
+    except IntegrityError:
+        return False
+    return True
+
+
+class SqlOutbox:
+    """The rows of an outbox table."""
+
+    def __init__(self, engine: AsyncEngine, table: sa.Table) -> None:
+        self._engine = engine
+        self._table = table
+
+    async def pending(self, limit: int) -> Sequence[Entry]:
+        query = (
+            sa.select(self._table.c.seq, self._table.c.body)
+            .order_by(self._table.c.seq)
+            .limit(limit)
+        )
+        for _ in range(IDLE_POLLS):
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(query)).all()
+            if rows:
+                return [Entry(seq, decode(body)) for seq, body in rows]
+            await asyncio.sleep(POLL_SECONDS)
+        return []
+
+    async def settle(self, entries: Sequence[Entry]) -> None:
+        async with self._engine.begin() as connection:
+            await connection.execute(
+                sa.delete(self._table).where(
+                    self._table.c.seq.in_([entry.ref for entry in entries])
+                )
+            )
+
+    async def depth(self) -> int:
+        async with self._engine.connect() as connection:
+            count = await connection.scalar(sa.select(sa.func.count()).select_from(self._table))
+            return int(count or 0)
