@@ -1,30 +1,130 @@
 """Traces and metrics by OpenTelemetry. Knows no service; spans cost little when nobody looks."""
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
+import prometheus_client
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.instrumentation.redis import RedisInstrumentor
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+TRACE_FILE = "SHOP_TRACE_FILE"
+
+METRICS_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+
+_propagator = TraceContextTextMapPropagator()
 
 
 def setup(service: str) -> None:
-    """Install the tracer and meter of this process."""
-    raise NotImplementedError
+    """Install the tracer and the meter of this process; call it once, before the first span.
+
+    Spans go by OTLP over HTTP to $OTEL_EXPORTER_OTLP_ENDPOINT, and as JSON lines into
+    $SHOP_TRACE_FILE. With neither set they only carry the trace on.
+    """
+    # The stable names of attributes and metrics, not those of before 2024.
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+    resource = Resource.create({SERVICE_NAME: service})
+    if recording():
+        tracer = TracerProvider(resource=resource)
+        if os.environ.get(ENDPOINT):
+            tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        if path := os.environ.get(TRACE_FILE):
+            tracer.add_span_processor(SimpleSpanProcessor(_FileExporter(Path(path))))
+    else:
+        tracer = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
+    trace.set_tracer_provider(tracer)
+    metrics.set_meter_provider(
+        MeterProvider(
+            [PrometheusMetricReader()],
+            resource=resource,
+            exemplar_filter=AlwaysOffExemplarFilter(),
+        )
+    )
+
+
+def recording() -> bool:
+    """Whether anybody gets to see the spans of this process."""
+    return bool(os.environ.get(ENDPOINT) or os.environ.get(TRACE_FILE))
 
 
 def inject() -> str:
-    """The current span as a `traceparent`, or ""."""
-    raise NotImplementedError
+    """The current span as a `traceparent`, or "" outside any span."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent", "")
 
 
 def extract(traceparent: str) -> Context:
-    """A context whose parent span is the one named; a malformed text names none."""
-    raise NotImplementedError
+    """A context whose parent span is the one named; a malformed or empty text names none."""
+    return _propagator.extract({"traceparent": traceparent}, context=Context())
+
+
+def exposition() -> bytes:
+    """All metrics of this process in Prometheus' text format."""
+    return prometheus_client.generate_latest()
 
 
 def instrument_redis() -> None:
-    """Make a span for each Redis command."""
-    raise NotImplementedError
+    """Make a span for each Redis command, if anybody gets to see it."""
+    if recording() and not RedisInstrumentor().is_instrumented_by_opentelemetry:
+        RedisInstrumentor().instrument()
 
 
 def instrument_sql(*engines: Any) -> None:
     """Make a span for each statement of these engines; call it once, with all of them."""
-    raise NotImplementedError
+    if recording():
+        # It is declared for SQLAlchemy below 2.1 and works on 2.1 when told to.
+        SQLAlchemyInstrumentor().instrument(
+            engines=[getattr(engine, "sync_engine", engine) for engine in engines],
+            skip_dep_check=True,
+        )
+
+
+class _FileExporter(SpanExporter):
+    """Finished spans as JSON lines; several processes may share the file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One unbuffered write in append mode keeps the lines of several processes whole.
+        self._file = path.open("ab", buffering=0)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._file.write(b"".join(msgspec.json.encode(_line(span)) + b"\n" for span in spans))
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self._file.close()
+
+
+def _line(span: ReadableSpan) -> dict[str, object]:
+    context = span.get_span_context()
+    return {
+        "service": span.resource.attributes.get(SERVICE_NAME),
+        "name": span.name,
+        "kind": span.kind.name.lower(),
+        "trace_id": trace.format_trace_id(context.trace_id) if context else "",
+        "span_id": trace.format_span_id(context.span_id) if context else "",
+        "parent_id": trace.format_span_id(span.parent.span_id) if span.parent else "",
+        "start_ns": span.start_time,
+        "end_ns": span.end_time,
+        "status": span.status.status_code.name.lower(),
+        "attributes": dict(span.attributes or {}),
+    }
