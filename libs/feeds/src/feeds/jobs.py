@@ -81,9 +81,7 @@ class Job(Struct, frozen=True, kw_only=True):
     id: str
     state: State = "queued"
     format: str
-    mapping: str = (
-        ""  # the text of the mapping file, so that a job outlives a change of the shipped ones
-    )
+    mapping: str = ""  # its text, so that a job outlives a change of the shipped ones
     currency: str = ""
     files: list[Source]
     bytes_total: int

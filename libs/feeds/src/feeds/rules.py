@@ -30,7 +30,7 @@ _MARKUP = re.compile(
     r"</\s*[A-Za-z]|<[A-Za-z][^<>]*/>|<!--|<!\[CDATA\["
     r"|<(?:a|b|br|div|em|font|h[1-6]|hr|i|iframe|img|li|object|ol|p|script|span|strong|style|svg"
     r"|table|td|tr|ul)"
-    r"(?:\s[^<>]*)?>",
+    r"(?:\s+[\w-]+\s*=[^<>]*)?\s*>",
     re.IGNORECASE,
 )
 _URL = re.compile(r"(?:https?://[^\s/\\<>\"]+|/(?![/\\]))[^\s\\<>\"]*")
