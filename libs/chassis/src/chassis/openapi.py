@@ -42,6 +42,8 @@ def document(name: str, version: str, description: str, routes: Sequence[Route])
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        # Relative to this document: the root of a service itself, and /api behind the edge.
+        "servers": [{"url": ".."}],
         "paths": paths,
         "components": {
             "schemas": _used(components, paths),
@@ -60,7 +62,7 @@ def document(name: str, version: str, description: str, routes: Sequence[Route])
 
 @cache
 def template(path: str) -> str:
-    """The path without the patterns of its variables: `/p/{id:\\d+}` is `/p/{id}`."""
+    """The path without the patterns of its variables: `/p/{id:[0-9]+}` is `/p/{id}`."""
     return _VARIABLE.sub(r"{\1}", path)
 
 

@@ -37,7 +37,7 @@ class Fault(TypedDict):
     detail: str
 
 
-class Problem(Exception):  # noqa: N818 -- named for what the caller can do
+class Problem(Exception):
     """An error that the caller sees as `application/problem+json`; subclass it to name a case.
 
     `detail` is a sentence of ours and never repeats input. `extensions` become members of the body.
@@ -119,7 +119,9 @@ class Unauthorized(Problem):
         **extensions: object,
     ) -> None:
         challenge = {"WWW-Authenticate": 'Bearer realm="shop"'}
-        super().__init__(detail, errors=errors, headers=challenge | dict(headers or {}), **extensions)
+        super().__init__(
+            detail, errors=errors, headers=challenge | dict(headers or {}), **extensions
+        )
 
 
 class Forbidden(Problem):

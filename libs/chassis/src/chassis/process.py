@@ -37,7 +37,7 @@ def main(name: str, processes: Mapping[str, Callable[[], Awaitable[None]]]) -> N
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_done(processes[chosen]))
     except SettingsError as error:
-        _log.error("bad settings", problems=error.problems)  # noqa: TRY400 -- the lines say it all
+        _log.error("bad settings", problems=error.problems)
         sys.exit(1)
     except BaseException as error:  # noqa: BLE001 -- whatever it was, the exit code tells it
         _log.critical("died", exc_info=error)

@@ -1,4 +1,4 @@
-"""HTTP for services: routes as a table, typed bodies in, JSON and pages out, problems for errors."""
+"""HTTP for services: a table of routes, typed bodies in, JSON, pages and problems out."""
 
 from chassis.http.application import application
 from chassis.http.keys import ApiKeys

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -10,8 +11,10 @@ import msgspec
 import structlog
 import uuid_utils
 from aiohttp import hdrs, web
-from opentelemetry import context, metrics, trace
+from aiohttp.typedefs import Middleware
+from opentelemetry import context, trace
 from opentelemetry.trace import SpanKind, StatusCode
+from prometheus_client import Histogram
 
 from chassis import openapi, telemetry
 from chassis.health import Check, failing
@@ -47,6 +50,15 @@ _DOCS_POLICY = (
 )
 # The boundaries that the OpenTelemetry conventions advise for this metric.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+
+# OpenTelemetry's name and labels, counted by Prometheus' client: its own histogram takes a third
+# of the time of a small reply.
+_DURATION = Histogram(
+    "http_server_request_duration_seconds",
+    "Duration of HTTP server requests.",
+    ("http_request_method", "http_route", "http_response_status_code"),
+    buckets=_SECONDS,
+)
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -85,15 +97,9 @@ def bare(checks: Sequence[tuple[str, Check]]) -> web.Application:
     return application(name="health", routes=(), checks=checks)
 
 
-def _gate(by_route: dict[web.AbstractRoute, Route], keys: ApiKeys) -> "web.Middleware":
+def _gate(by_route: dict[web.AbstractRoute, Route], keys: ApiKeys) -> Middleware:
     """The one middleware: everything that is the same for all routes, in the order it happens."""
     tracer = trace.get_tracer("chassis")
-    duration = metrics.get_meter("chassis").create_histogram(
-        "http.server.request.duration",
-        unit="s",
-        description="Duration of HTTP server requests.",
-        explicit_bucket_boundaries_advisory=_SECONDS,
-    )
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -135,14 +141,7 @@ def _gate(by_route: dict[web.AbstractRoute, Route], keys: ApiKeys) -> "web.Middl
                     span.set_status(StatusCode.ERROR)
             context.detach(token)
             span.end()
-            duration.record(
-                perf_counter() - started,
-                {
-                    "http.request.method": method,
-                    "http.route": template,
-                    "http.response.status_code": status,
-                },
-            )
+            _duration(method, template, status).observe(perf_counter() - started)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
         return response
@@ -165,23 +164,29 @@ async def _answer(
             return await handler(request)
         async with asyncio.timeout(route.timeout):
             return await handler(request)
-    except Problem as error:
-        if error.status >= 500:  # noqa: PLR2004 -- the class of our own faults
-            _log.warning("refused", **_about(request), slug=error.slug, exc_info=error.__cause__)
-        return _refusal(error, request)
-    except web.HTTPException as error:
-        if error.status < 400:  # noqa: PLR2004 -- a redirect is no error
-            raise
-        return _refusal(_from_aiohttp(error), request)
-    except TimeoutError as error:
-        _log.warning("timed out", **_about(request), exc_info=error)
-        return _refusal(Unavailable("It took too long."), request)
     except ConnectionResetError:
         raise  # the client is gone: there is nobody to answer
     except Exception as error:
-        _log.exception("failed", **_about(request))
-        trace.get_current_span().record_exception(error)
-        return _refusal(Internal(), request)
+        if isinstance(error, web.HTTPException) and error.status < 400:  # noqa: PLR2004 -- a redirect is no error
+            raise
+        return _refusal(_as_problem(error, request), request)
+
+
+def _as_problem(error: Exception, request: web.Request) -> Problem:
+    match error:
+        case Problem():
+            if error.status >= 500:  # noqa: PLR2004 -- the class of our own faults
+                cause = error.__cause__
+                _log.warning("refused", **_about(request), slug=error.slug, exc_info=cause)
+            return error
+        case web.HTTPException():
+            return _from_aiohttp(error)
+        case TimeoutError():
+            _log.warning("timed out", **_about(request), exc_info=error)
+            return Unavailable("It took too long.")
+    _log.error("failed", **_about(request), exc_info=error)
+    trace.get_current_span().record_exception(error)
+    return Internal()
 
 
 def _refuse_unsafe(request: web.Request) -> None:
@@ -197,6 +202,11 @@ def _refuse_unsafe(request: web.Request) -> None:
         raise BadRequest("An upgrade has no body.", headers=CLOSE)
     if sum([len(name) + len(value) for name, value in request.raw_headers]) > MAX_HEADERS:
         raise HeadersTooLarge(headers=CLOSE)
+
+
+@cache
+def _duration(method: str, template: str, status: int) -> Histogram:
+    return _DURATION.labels(method, template, status)
 
 
 def _request_id(request: web.Request) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -59,11 +59,12 @@ async def read(request: web.Request, type_: type[T]) -> T:
 
 def decode(body: bytes, type_: type[T]) -> T:
     """What `read` makes of these bytes."""
+    decoder = _decoder(cast("Any", type_))
     looked = strict.plain(body)
     if not looked:
         _refuse_faults(body)
     try:
-        return _decoder(type_).decode(body)  # type: ignore[no-any-return]
+        value: T = decoder.decode(body)
     except msgspec.ValidationError as error:
         # msgspec stops at the first wrong value: what follows it may be no JSON at all.
         if looked:
@@ -71,6 +72,7 @@ def decode(body: bytes, type_: type[T]) -> T:
         raise Invalid(errors=[fault(str(error))]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedJson from error
+    return value
 
 
 def query(request: web.Request, type_: type[T]) -> T:
@@ -78,7 +80,7 @@ def query(request: web.Request, type_: type[T]) -> T:
 
     Raises BadQuery for what is unknown, repeated, missing or out of range.
     """
-    fields = _fields(type_)
+    fields = _fields(cast("Any", type_))
     given: dict[str, str | list[str]] = {}
     wrong: list[Fault] = []
     for name, value in request.query.items():

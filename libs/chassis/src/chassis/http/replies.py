@@ -31,9 +31,7 @@ def reply(
     return web.Response(body=_encode(value), status=status, headers=sent)
 
 
-def page(
-    html: str, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def page(html: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A page or fragment, with headers that keep foreign scripts and frames out."""
     sent = CIMultiDict(headers or ())
     sent.setdefault("Content-Type", "text/html; charset=utf-8")

@@ -45,7 +45,7 @@ async def listening(
         await runner.cleanup()
 
 
-class _Connection(RequestHandler):  # type: ignore[misc]
+class _Connection(RequestHandler):
     """Answers what aiohttp's parser refuses as every other error is answered."""
 
     __slots__ = ()
@@ -77,7 +77,7 @@ def _is_target(error: http_exceptions.LineTooLong) -> bool:
     return b"/" in bytes(error.args[0][:1])
 
 
-class _Server(web.Server):  # type: ignore[misc]
+class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
 
@@ -86,5 +86,7 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
-            made.request_handler, request_factory=made.request_factory, **made._kwargs  # noqa: SLF001 -- aiohttp has no public way to bring one's own error replies
+            made.request_handler,
+            request_factory=made.request_factory,
+            **made._kwargs,  # noqa: SLF001 -- aiohttp has no public way to bring one's own error replies
         )
