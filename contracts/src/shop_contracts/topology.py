@@ -89,7 +89,10 @@ def retry_exchange(consumer: str) -> str:
 
 
 def relay_lease(owner: str) -> str:
-    """The queue whose one exclusive consumer is the relay that may publish for `owner`."""
+    """The exclusive queue whose connection is the one relay that may publish for `owner`.
+
+    It is not part of `TOPOLOGY`: the relay declares it, and it ends with the relay's connection.
+    """
     return f"{owner}.relay"
 
 
@@ -121,7 +124,6 @@ def _build() -> Topology:
                 },
             )
         )
-        queues.append(Queue(name=relay_lease(owner), arguments={"x-queue-type": "quorum"}))
         bindings.append(Binding(exchange=exchange(owner), key="#", queue=log(owner)))
     for consumer, owners in READS.items():
         exchanges.append(Exchange(name=retry_exchange(consumer), type="direct"))

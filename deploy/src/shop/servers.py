@@ -190,7 +190,7 @@ def _definitions(profile: Profile) -> dict[str, object]:
 
     every = ".*"
     services = [
-        may(name, "shop", "^$", rf"^{name}\.(events|retry)$", rf"^{name}\..*$")
+        may(name, "shop", rf"^{name}\.relay$", rf"^{name}\.(events|retry)$", rf"^{name}\..*$")
         for name in SERVICES
     ]
     return {

@@ -118,5 +118,6 @@ class ElasticOutbox:
             done = {ref: ids for ref, ids in done.items() if ref in conflicts}
 
     async def depth(self) -> int:
+        await self._client.indices.refresh(index=self._index)
         answer = await self._client.count(index=self._index, query={"term": {"has_pending": True}})
         return int(answer["count"])

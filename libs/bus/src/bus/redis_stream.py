@@ -5,6 +5,7 @@ written in one place and in one way.
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -29,7 +30,9 @@ class RedisOutbox:
         # settled entries are deleted, so the oldest one left is always the next to go
         if not await self._redis.xread({self._key: "0"}, count=1, block=BLOCK_MILLISECONDS):
             return []
-        entries = await self._redis.xrange(self._key, count=limit)
+        entries = cast(
+            "list[tuple[str, dict[str, str]]]", await self._redis.xrange(self._key, count=limit)
+        )
         return [Entry(id_, self._build(fields)) for id_, fields in entries]
 
     async def settle(self, entries: Sequence[Entry]) -> None:

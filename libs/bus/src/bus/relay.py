@@ -1,8 +1,8 @@
 """The one loop that takes events out of an outbox and publishes them. Knows no store.
 
-Only one relay per owner publishes at a time. Its lease is the exclusive consumer of the queue
-`<owner>.relay`, held by the very connection that publishes: a relay that lost the lease has lost
-the means to publish, so no fencing token is needed.
+Only one relay per owner publishes at a time. Its lease is the exclusive queue `<owner>.relay`,
+which belongs to the very connection that publishes and ends with it: a relay that lost the lease
+has lost the means to publish, so no fencing token is needed.
 
 Order: a batch is published pipelined on one channel, in outbox order. Whatever was not confirmed
 is published again, from the oldest entry on. A crash repeats events; it cannot lose one.
@@ -16,7 +16,7 @@ from typing import NoReturn, cast
 
 import aio_pika
 from aio_pika.abc import AbstractConnection, AbstractExchange, FieldValue
-from aio_pika.exceptions import ChannelClosed
+from aiormq.exceptions import ChannelLockedResource
 from opentelemetry import metrics, propagate, trace
 
 from bus import failpoints
@@ -53,20 +53,15 @@ async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
 
 
 async def _lease(connection: AbstractConnection, owner: str) -> None:
-    """Wait until this connection is the exclusive consumer of the lease queue."""
+    """Wait until this connection is the one that owns the lease queue."""
     while True:
         channel = await connection.channel()
-        queue = await channel.get_queue(topology.relay_lease(owner), ensure=True)
         try:
-            await queue.consume(_ignore, exclusive=True, no_ack=True)
-        except ChannelClosed:  # ACCESS_REFUSED: another relay holds it
+            await channel.declare_queue(topology.relay_lease(owner), exclusive=True)
+        except ChannelLockedResource:  # another relay holds it
             await asyncio.sleep(RECONNECT_SECONDS)
         else:
             return
-
-
-async def _ignore(_: object) -> None:
-    """Nobody publishes to a lease queue."""
 
 
 async def _forward(exchange: AbstractExchange, owner: str, outbox: Outbox) -> None:

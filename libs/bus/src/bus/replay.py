@@ -1,14 +1,19 @@
 """Reads an owner's stream from any place on. Never publishes to an exchange."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from datetime import datetime
 
+from aio_pika.abc import AbstractIncomingMessage
 from msgspec import Struct
 
 from bus.broker import connected
 from shop_contracts import topology
-from shop_contracts.envelope import Event, decode
+from shop_contracts.envelope import Event, Undecodable, decode
 from shop_contracts.events.base import Fact
+
+log = logging.getLogger(__name__)
 
 PREFETCH = 500
 
@@ -32,11 +37,18 @@ async def follow(
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=PREFETCH)
         queue = await channel.get_queue(topology.log(owner), ensure=True)
-        async with queue.iterator(arguments={"x-stream-offset": since}) as messages:
-            async for message in messages:
-                offset = message.headers["x-stream-offset"]
-                # the broker starts a chunk early; what lies before the offset is not asked for
-                if not isinstance(since, int) or int(str(offset)) >= since:
-                    yield Logged(int(str(offset)), decode(message.body))
-                await message.ack()
+        messages: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        channel.close_callbacks.add(lambda *_: messages.put_nowait(None))
+        await queue.consume(messages.put, arguments={"x-stream-offset": since})
+        while (message := await messages.get()) is not None:
+            offset = int(str(message.headers["x-stream-offset"]))
+            # the broker starts a chunk early; what lies before the offset is not asked for
+            if not isinstance(since, int) or offset >= since:
+                try:
+                    logged = Logged(offset, decode(message.body))
+                except Undecodable as error:
+                    log.warning("%s: offset %d is no event: %s", queue.name, offset, error)
+                else:
+                    yield logged
+            await message.ack()
     raise ConnectionError(f"the stream of {owner} ended")
