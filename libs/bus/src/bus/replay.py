@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 
 from aio_pika.abc import AbstractIncomingMessage
@@ -27,7 +27,7 @@ class Logged(Struct, frozen=True):
 
 async def follow(
     broker_url: str, owner: str, since: str | int | datetime = "first"
-) -> AsyncIterator[Logged]:
+) -> AsyncGenerator[Logged]:
     """The events of `owner` from `since` on, then each new one as it comes.
 
     `since`: "first", "next", an offset, or a time (it may begin earlier: the broker finds chunks).

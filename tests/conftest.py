@@ -1,0 +1,55 @@
+"""The whole shop as its users meet it: every process running, reached through the edge."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from elasticsearch import AsyncElasticsearch
+from redis.asyncio import Redis
+
+from bus.broker import connected
+from shop.client import ShopClient
+from shop.services import prepare
+from shop.stack import Stack
+from shop_contracts.topology import TOPOLOGY
+
+
+@pytest.fixture(scope="session")
+async def native(stack: Any) -> AsyncIterator[Stack]:
+    """The processes of the shop, begun with empty stores and stopped at the end."""
+    native = Stack.open("test")
+    ours = [process.name for process in prepare(native.profile, mariadb=native.mariadb)]
+    native.stop(*ours)
+    await _empty(stack, native)
+    native.start()
+    yield native
+    native.stop(*ours)
+
+
+@pytest.fixture(scope="session")
+async def shop(native: Stack) -> AsyncIterator[ShopClient]:
+    async with ShopClient.open(native.profile) as client:
+        yield client
+
+
+async def _empty(stack: Any, native: Stack) -> None:
+    for url in (stack.redis_stock_url, stack.redis_carts_url):
+        async with Redis.from_url(url) as redis:
+            await redis.flushall()
+    async with AsyncElasticsearch(stack.elasticsearch_url) as client:
+        for pattern in ("catalog-*", "search-*"):
+            for index in await client.indices.get(index=pattern):
+                await client.indices.delete(index=index)
+    for file in native.profile.folder("checkout").glob("checkout.sqlite*"):
+        file.unlink()
+    for service in ("catalog", "stock"):
+        for job in native.profile.folder(service).rglob("job.json"):
+            job.unlink()
+    native.deploy()
+    broker_url = urlsplit(stack.amqp_url)._replace(path="/shop").geturl()
+    async with connected(broker_url, "tests") as connection:
+        channel = await connection.channel()
+        for spec in TOPOLOGY.queues:
+            if spec.arguments["x-queue-type"] == "quorum":
+                await (await channel.get_queue(spec.name)).purge()
