@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Stock owns the volatile data of the shop: quantities, holds and prices."""

@@ -1,0 +1,298 @@
+"""HTTP in: requests become calls of the store, jobs of the spool. Knows no driver."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from aiohttp import BodyPartReader, MultipartReader, web
+from msgspec import Meta, Struct
+
+from chassis import telemetry
+from chassis.http import get, post, put, query, read, reply
+from chassis.problems import BadRequest, Fault, Invalid, NotFound, TooLarge, UnsupportedMediaType
+from feeds import jobs
+from feeds.rows import BadUpload, FeedError, NoSuchJob
+from feeds.rows import TooLarge as FeedTooLarge
+from shop_contracts.types import Sku
+from stock.domain import Adjust, Level, Movement, Priced, PriceEntry, duplicates
+from stock.store import InsufficientStock, KeyReused, StockStore, TooManyUnits, UnknownSku
+
+STORE = web.AppKey("store", StockStore)
+SPOOL = web.AppKey("spool", Path)
+
+MAX_PRICES = 200
+MAX_FIELD = 64 * 1024
+
+_KEY = re.compile(r'("?)([A-Za-z0-9_-]{16,128})\1')
+
+
+class BadKey(BadRequest):
+    """The Idempotency-Key is not 16 to 128 letters, digits, `_` or `-`."""
+
+    slug = "bad-idempotency-key"
+    title = "The Idempotency-Key is malformed"
+
+
+class BadFeed(Invalid):
+    """The upload is no feed that can be read; `code` says why."""
+
+    slug = "bad-feed"
+    title = "The feed cannot be taken"
+
+
+class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All prices of one SKU."""
+
+    prices: Annotated[list[PriceEntry], Meta(max_length=MAX_PRICES)]
+
+
+class PricesQuery(Struct, frozen=True, kw_only=True):
+    """Which SKUs to price."""
+
+    sku: Annotated[list[Sku], Meta(min_length=1, max_length=100)]
+
+
+class PriceList(Struct, frozen=True, kw_only=True):
+    """The priced ones of the SKUs asked for."""
+
+    items: list[Priced]
+
+
+class LedgerQuery(Struct, frozen=True, kw_only=True):
+    """A page of the ledger: at most `limit` movements older than the version `after`."""
+
+    after: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 50
+
+
+class Ledger(Struct, frozen=True, kw_only=True):
+    """Movements of one SKU, newest first; `next` is the `after` of the page behind."""
+
+    sku: Sku
+    items: list[Movement]
+    next: int | None
+
+
+async def get_stock(request: web.Request) -> web.Response:
+    """The units of a SKU as they are now."""
+    return reply(await request.app[STORE].level(request.match_info["sku"]))
+
+
+async def put_stock(request: web.Request) -> web.Response:
+    """Change the units on hand; with an Idempotency-Key, repeating the call changes nothing."""
+    command = await read(request, Adjust)
+    adjusted = await request.app[STORE].adjust(
+        request.match_info["sku"],
+        command,
+        key=_idempotency_key(request),
+        traceparent=telemetry.inject(),
+    )
+    return reply(
+        adjusted.level, headers={"Idempotent-Replayed": "true"} if adjusted.replayed else None
+    )
+
+
+async def get_ledger(request: web.Request) -> web.Response:
+    """Every movement of a SKU with its cause, newest first."""
+    page = query(request, LedgerQuery)
+    sku = request.match_info["sku"]
+    items = await request.app[STORE].ledger(sku, before=page.after, limit=page.limit)
+    more = len(items) == page.limit and items[-1].version > 1
+    return reply(Ledger(sku=sku, items=items, next=items[-1].version if more else None))
+
+
+async def get_prices(request: web.Request) -> web.Response:
+    """The prices of a SKU."""
+    found = await request.app[STORE].prices([request.match_info["sku"]])
+    if not found:
+        raise UnknownSku
+    return reply(found[0])
+
+
+async def put_prices(request: web.Request) -> web.Response:
+    """Replace the prices of a SKU; what stands already changes nothing."""
+    prices = (await read(request, Prices)).prices
+    if twice := duplicates(prices):
+        raise Invalid(errors=[_twice(place) for place in twice])
+    sku = request.match_info["sku"]
+    return reply(await request.app[STORE].set_prices(sku, prices, telemetry.inject()))
+
+
+async def list_prices(request: web.Request) -> web.Response:
+    """The prices of several SKUs; those without a price are left out."""
+    skus = query(request, PricesQuery).sku
+    return reply(PriceList(items=await request.app[STORE].prices(list(dict.fromkeys(skus)))))
+
+
+async def post_import(request: web.Request) -> web.Response:
+    """Queue a feed of stock and prices; the job tells what became of each row.
+
+    A multipart form: `format`, `mapping` (a shipped one's name, or the text of another) and
+    `currency` first, then the files.
+    """
+    with _feed_problems():
+        form = _Form(request)
+        fields = await form.fields()
+        job = await jobs.spool(
+            request.app[SPOOL],
+            form.files(),
+            format=fields.get("format", ""),
+            mapping=fields.get("mapping", ""),
+            currency=fields.get("currency", ""),
+        )
+    return reply(job, status=202, headers={"Location": f"/stock/imports/{job.id}"})
+
+
+async def get_import(request: web.Request) -> web.Response:
+    """How far a job has come, and the rows it refused."""
+    with _feed_problems():
+        return reply(jobs.find(request.app[SPOOL], request.match_info["id"]))
+
+
+class _Form:
+    """A multipart form whose text fields come before its files; nothing is kept in memory."""
+
+    def __init__(self, request: web.Request) -> None:
+        if request.content_type != "multipart/form-data":
+            raise UnsupportedMediaType("Send multipart/form-data.")
+        self._request = request
+        self._part: BodyPartReader | None = None
+
+    async def fields(self) -> dict[str, str]:
+        self._reader = await self._request.multipart()
+        found: dict[str, str] = {}
+        while (part := await self._next()) is not None and part.filename is None:
+            text = await part.read_chunk(MAX_FIELD)
+            if not part.at_eof() and await part.read_chunk(1):
+                raise TooLarge(f"A field takes at most {MAX_FIELD} bytes.")
+            found[part.name or ""] = text.decode()
+        self._part = part
+        if unknown := found.keys() - {"format", "mapping", "currency"}:
+            raise BadUpload(f"{len(unknown)} field(s) are none of format, mapping, currency")
+        return found
+
+    async def files(self) -> AsyncIterator[jobs.Part]:
+        while self._part is not None:
+            if self._part.filename is None:
+                raise BadUpload("the fields come before the files")
+            yield self._part.filename, _chunks(self._part)
+            self._part = await self._next()
+
+    async def _next(self) -> BodyPartReader | None:
+        part = await self._reader.next()
+        if isinstance(part, MultipartReader):
+            raise BadUpload("a form inside a form cannot be read")
+        return part
+
+
+async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
+    while chunk := await part.read_chunk(MAX_FIELD):
+        yield chunk
+
+
+@contextmanager
+def _feed_problems() -> Iterator[None]:
+    try:
+        yield
+    except NoSuchJob as error:
+        raise NotFound from error
+    except FeedTooLarge as error:
+        raise TooLarge(str(error)) from error
+    except FeedError as error:
+        raise BadFeed(str(error), code=error.code) from error
+    except ValueError as error:  # what aiohttp says of broken framing and text
+        raise BadRequest("The multipart body is malformed.") from error
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    if (found := _KEY.fullmatch(given)) is None:
+        raise BadKey
+    return found[2]
+
+
+def _twice(place: int) -> Fault:
+    return {
+        "pointer": f"/prices/{place}",
+        "code": "duplicate",
+        "detail": "A price with this currency, group and min_qty stands before it.",
+    }
+
+
+_SKU = "/products/{sku:[A-Za-z0-9][A-Za-z0-9._-]{0,63}}"
+_WRITE = "stock:write"
+
+ROUTES = [
+    get(
+        f"{_SKU}/stock",
+        get_stock,
+        summary="How many units of a SKU there are",
+        reply=Level,
+        problems=(UnknownSku,),
+    ),
+    put(
+        f"{_SKU}/stock",
+        put_stock,
+        summary="Increment, decrement or set the units on hand",
+        body=Adjust,
+        reply=Level,
+        scope=_WRITE,
+        problems=(InsufficientStock, TooManyUnits, KeyReused, BadKey),
+        headers={"Idempotency-Key": "Makes a repetition of this command harmless, for 30 days."},
+        sends={"Idempotent-Replayed": "`true` when the command had been carried out before."},
+    ),
+    get(
+        f"{_SKU}/ledger",
+        get_ledger,
+        summary="The movements of a SKU, newest first",
+        query=LedgerQuery,
+        reply=Ledger,
+        problems=(UnknownSku,),
+    ),
+    get(
+        f"{_SKU}/prices",
+        get_prices,
+        summary="The prices of a SKU",
+        reply=Priced,
+        problems=(UnknownSku,),
+    ),
+    put(
+        f"{_SKU}/prices",
+        put_prices,
+        summary="Replace the prices of a SKU",
+        body=Prices,
+        reply=Priced,
+        scope=_WRITE,
+    ),
+    get(
+        "/prices",
+        list_prices,
+        summary="The prices of several SKUs",
+        query=PricesQuery,
+        reply=PriceList,
+    ),
+    post(
+        "/stock/imports",
+        post_import,
+        summary="Import stock and prices from a feed",
+        reply=jobs.Job,
+        status=202,
+        scope=_WRITE,
+        max_body=jobs.LIMIT,
+        stream_body=True,
+        timeout=None,
+        problems=(BadFeed, TooLarge, UnsupportedMediaType, BadRequest),
+        sends={"Location": "Where the job tells how far it has come."},
+    ),
+    get(
+        "/stock/imports/{id}",
+        get_import,
+        summary="A job and what became of its rows",
+        reply=jobs.Job,
+        problems=(NotFound,),
+    ),
+]

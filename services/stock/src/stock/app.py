@@ -1,0 +1,104 @@
+"""The processes of stock and their connections: nothing else opens one."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+import bus.relay
+from bus.consumer import consume
+from bus.redis_stream import BLOCK_MILLISECONDS, RedisOutbox
+from chassis import http, telemetry
+from chassis.process import run_until_stopped, serve
+from chassis.settings import load
+from stock import api as api_
+from stock import pages
+from stock import worker as worker_
+from stock.domain import build
+from stock.settings import PREFIX, Settings
+from stock.store import StockStore
+
+
+def connect(settings: Settings, *, patience: float = 0) -> Redis:
+    """A client that runs each command at most once; `patience` seconds more for blocking reads."""
+    pool = BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=settings.redis_connections,
+        timeout=settings.redis_timeout,
+        socket_timeout=settings.redis_timeout + patience,
+        socket_connect_timeout=settings.redis_timeout,
+        # redis-py would run a script again whose reply was lost.
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+    return Redis.from_pool(pool)
+
+
+def application(settings: Settings) -> web.Application:
+    """The HTTP side: the API and the fragments of pages."""
+
+    async def redis() -> None:
+        await app[api_.STORE].ping()
+
+    async def store(app: web.Application) -> AsyncIterator[None]:
+        client = connect(settings)
+        app[api_.STORE] = app[pages.STORE] = _store(client, settings)
+        yield
+        await client.aclose()
+
+    app = http.application(
+        name="stock",
+        routes=[*api_.ROUTES, *pages.ROUTES],
+        api_keys_file=settings.api_keys_file,
+        checks=[("redis", redis)],
+        description="Units, holds and prices of SKUs.",
+    )
+    app[api_.SPOOL] = settings.spool_dir
+    app[pages.CURRENCY] = settings.currency
+    app.cleanup_ctx.append(store)
+    return app
+
+
+async def api() -> None:
+    settings = _settings()
+    await serve(application(settings), settings.host, settings.port)
+
+
+async def relay() -> None:
+    settings = _settings()
+    # The outbox is read by a command that blocks, so this client waits longer than others.
+    async with connect(settings, patience=BLOCK_MILLISECONDS / 1000) as redis:
+        outbox = RedisOutbox(redis, _store(redis, settings).outbox, build)
+        await run_until_stopped(
+            bus.relay.relay(settings.broker_url, "stock", outbox),
+            health=_health(settings.host, settings.relay_port),
+        )
+
+
+async def worker() -> None:
+    settings = _settings()
+    async with connect(settings) as redis:
+        store = _store(redis, settings)
+        await run_until_stopped(
+            consume(settings.broker_url, "stock", "checkout", worker_.HANDLERS, store),
+            worker_.sweep(store),
+            worker_.carry_imports(store, settings.spool_dir),
+            health=_health(settings.host, settings.worker_port),
+            checks=[("redis", store.ping)],
+        )
+
+
+def _settings() -> Settings:
+    settings = load(Settings, PREFIX)
+    telemetry.instrument_redis()
+    return settings
+
+
+def _store(redis: Redis, settings: Settings) -> StockStore:
+    return StockStore(redis, settings.key_prefix, settings.hold_seconds * 1000)
+
+
+def _health(host: str, port: int) -> tuple[str, int] | None:
+    return (host, port) if port else None

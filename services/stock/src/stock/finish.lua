@@ -1,0 +1,101 @@
+#!lua
+-- Ends the hold of an order: commit, release, return (of sold units) or expire.
+-- KEYS: 1 r:<order>  2 exp  3 ledger  4 outbox  5 in:<event>  then q:<sku>, moves:<sku> per line
+-- ARGV: 1 op  2 order  3 causing event ('' for expire)  4 id of the reservation's event  5 keep ms
+--       6 traceparent  7 n  then sku, qty, id of its stock.changed per line; each SKU once
+-- Reply: {committed|released|returned|expired|commit_failed|tombstone} | {dup|noop|early}
+--        | {conflict, why} | {due, order ids}
+local op, order, n = ARGV[1], ARGV[2], tonumber(ARGV[7])
+if op ~= 'expire' and redis.call('EXISTS', KEYS[5]) == 1 then return { 'dup' } end
+local hold = redis.call('HMGET', KEYS[1], 'state', 'exp', 'ver', 'n')
+local state, version = hold[1] or 'none', tonumber(hold[3] or 0) + 1
+local s = { ledger = KEYS[3], outbox = KEYS[4], order = order, cause = ARGV[3],
+            traceparent = ARGV[6], reason = '' }
+local lines, wanted = {}, {}
+for i = 1, n do
+  lines[i] = { q = KEYS[4 + 2 * i], moves = KEYS[5 + 2 * i], sku = ARGV[5 + 3 * i],
+               qty = tonumber(ARGV[6 + 3 * i]), id = ARGV[7 + 3 * i] }
+  wanted[i] = lines[i].sku .. ':' .. text(lines[i].qty)
+end
+
+-- The guard of the lines: what ends must be what was held.
+if state == 'held' or (state == 'committed' and op == 'return') then
+  local same = tonumber(hold[4]) == n
+  for i = 1, n do
+    local was = redis.call('HMGET', KEYS[1], 's' .. i, 'q' .. i)
+    same = same and was[1] == lines[i].sku and tonumber(was[2]) == lines[i].qty
+  end
+  if not same then return { 'conflict', 'lines' } end
+end
+
+local function mark(reply)
+  if op ~= 'expire' then redis.call('SET', KEYS[5], '1', 'PX', ARGV[5]) end
+  return reply
+end
+local function become(new)
+  redis.call('HSET', KEYS[1], 'state', new, 'at', text(now))
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  redis.call('ZREM', KEYS[2], order)
+end
+-- One transition with all it writes: units, hold, event, marker.
+local function finish(new, kind, how, why, davail, dresv, dsold)
+  for _, line in ipairs(lines) do
+    if not line.has then line.has = read(line.q) end
+    move(s, line, how, why, davail * line.qty, dresv * line.qty, dsold * line.qty, 0)
+  end
+  become(new)
+  redis.call('HSET', KEYS[1], 'ver', text(version))
+  tell(s, kind, ARGV[4], version, 'lines', table.concat(wanted, ';'))
+  return mark({ new })
+end
+local function fail(short)
+  become('commit_failed')
+  redis.call('HSET', KEYS[1], 'ver', text(version))
+  tell(s, 'reservation.commit_failed.v1', ARGV[4], version, 'shortages', table.concat(short, ';'))
+  return mark({ 'commit_failed' })
+end
+
+if op == 'expire' then
+  if state ~= 'held' then
+    redis.call('ZREM', KEYS[2], order)
+    return { 'noop' }
+  end
+  if tonumber(hold[2]) > now then return { 'early' } end
+  return finish('expired', 'reservation.expired.v1', 'expire', 'expired', 1, -1, 0)
+end
+if op == 'release' or op == 'return' then
+  if state == 'held' then
+    return finish('released', 'reservation.released.v1', 'release', 'released', 1, -1, 0)
+  end
+  if state == 'none' then
+    become('released')  -- the cancel overtook its order: a reserve that comes now finds it ended
+    return mark({ 'tombstone' })
+  end
+  if state == 'committed' and op == 'return' then
+    return finish('returned', 'reservation.released.v1', 'return', 'returned', 1, 0, -1)
+  end
+  if state == 'committed' then return { 'conflict', 'committed' } end
+  return mark({ 'noop' })
+end
+if op == 'commit' then
+  if state == 'held' then
+    return finish('committed', 'reservation.committed.v1', 'commit', 'committed', 0, -1, 1)
+  end
+  if state == 'released' or state == 'rejected' then return fail({}) end
+  if state ~= 'none' and state ~= 'expired' then return mark({ 'noop' }) end
+  -- The hold is gone (expired, or lost with the tail of a failover): free units, or none for good.
+  local short = {}
+  for i, line in ipairs(lines) do
+    line.has = read(line.q)
+    if line.has.avail < line.qty then
+      short[#short + 1] = wanted[i] .. ':' .. text(line.has.avail)
+    end
+  end
+  if #short > 0 then return due(KEYS[2]) or fail(short) end
+  redis.call('HSET', KEYS[1], 'n', n)
+  for i, line in ipairs(lines) do
+    redis.call('HSET', KEYS[1], 's' .. i, line.sku, 'q' .. i, text(line.qty))
+  end
+  return finish('committed', 'reservation.committed.v1', 'late_commit', 'committed', -1, 0, 1)
+end
+return redis.error_reply('unknown op')

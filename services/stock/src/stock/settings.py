@@ -1,0 +1,28 @@
+"""The settings of stock, read once from `STOCK_<FIELD>`. Knows no connection."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+PREFIX = "STOCK_"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that may differ between two installations."""
+
+    redis_url: str
+    broker_url: str = ""
+    api_keys_file: str | None = None
+    profile: Literal["dev", "test", "prod"] = "prod"
+    host: str = "127.0.0.1"
+    port: int = 8102
+    relay_port: int = 0
+    worker_port: int = 0
+    key_prefix: str = ""
+    # Longer than checkout's payment deadline (10 min) with its retries.
+    hold_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 900
+    redis_timeout: Annotated[float, Meta(gt=0)] = 1.0
+    redis_connections: Annotated[int, Meta(ge=1)] = 32
+    spool_dir: Path = Path("var/spool/stock")
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "EUR"

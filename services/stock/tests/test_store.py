@@ -1,0 +1,806 @@
+"""The store on a real Redis: each guard of the scripts, races, the invariants against a model."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from chassis.problems import Unavailable
+from shop_contracts.envelope import Event
+from shop_contracts.events.base import Fact
+from stock.app import connect
+from stock.domain import Action, Adjust, Level, Movement, PriceEntry, build
+from stock.settings import Settings
+from stock.store import InsufficientStock, KeyReused, Offer, StockStore, TooManyUnits, UnknownSku
+
+pytestmark = pytest.mark.connected
+
+KEY = "a-key-of-sixteen-or-more"
+
+
+def put(action: Action, stock: int) -> Adjust:
+    return Adjust(stock=stock, action=action)
+
+
+async def stocked(store: StockStore, **units: int) -> None:
+    for sku, stock in units.items():
+        await store.adjust(sku, put(Action.SET, stock))
+
+
+async def numbers(store: StockStore, sku: str) -> tuple[int, int, int]:
+    """Available, reserved, version."""
+    found = await store.level(sku)
+    return found.available, found.reserved, found.version
+
+
+async def events(redis: Redis, store: StockStore) -> list[Event[Fact]]:
+    return [build(fields) for _, fields in await redis.xrange(store.outbox)]  # type: ignore[misc, arg-type]  # decode_responses
+
+
+async def told(redis: Redis, store: StockStore) -> list[str]:
+    return [event.meta.key for event in await events(redis, store)]
+
+
+async def state(redis: Redis, settings: Settings, order: UUID) -> str | None:
+    found = await redis.hget(f"{settings.key_prefix}{{s0}}:r:{order}", "state")  # type: ignore[misc]  # as above
+    return found if isinstance(found, str) else None
+
+
+async def let_pass(redis: Redis, settings: Settings, order: UUID) -> None:
+    """The hold's time is over, without waiting for it."""
+    slot = f"{settings.key_prefix}{{s0}}:"
+    await redis.hset(f"{slot}r:{order}", "exp", "1")  # type: ignore[misc]  # as above
+    await redis.zadd(f"{slot}exp", {str(order): 1})
+
+
+# --- adjust
+
+
+async def test_an_unknown_sku_has_no_level(store: StockStore) -> None:
+    with pytest.raises(UnknownSku):
+        await store.level("chair")
+
+
+async def test_units_are_set_incremented_and_decremented(store: StockStore) -> None:
+    await store.adjust("chair", put(Action.SET, 5))
+    await store.adjust("chair", put(Action.INCREMENT, 3))
+    adjusted = await store.adjust("chair", put(Action.DECREMENT, 1))
+
+    expected = Level(sku="chair", stock=7, on_hand=7, reserved=0, available=7, version=3)
+    assert expected == adjusted.level
+    assert expected == await store.level("chair")
+
+
+async def test_set_means_on_hand_so_that_reserved_units_stay(store: StockStore) -> None:
+    await stocked(store, chair=5)
+    await store.reserve(uuid4(), [("chair", 2)], uuid4())
+
+    adjusted = await store.adjust("chair", put(Action.SET, 10))
+
+    assert (10, 2, 8) == (
+        adjusted.level.on_hand,
+        adjusted.level.reserved,
+        adjusted.level.available,
+    )
+
+
+async def test_stock_never_goes_below_zero(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=2)
+    await store.reserve(uuid4(), [("chair", 1)], uuid4())
+    before = await told(redis, store)
+
+    with pytest.raises(InsufficientStock) as refused:
+        await store.adjust("chair", put(Action.DECREMENT, 2))
+    with pytest.raises(InsufficientStock):
+        await store.adjust("chair", put(Action.SET, 0))
+    with pytest.raises(InsufficientStock):
+        await store.adjust("table", put(Action.DECREMENT, 1))
+
+    assert {"available": 1} == refused.value.extensions
+    assert (1, 1, 2) == await numbers(store, "chair")
+    assert before == await told(redis, store)
+
+
+async def test_a_change_that_changes_nothing_leaves_no_trace(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=5)
+
+    await store.adjust("chair", put(Action.SET, 5))
+    await store.adjust("chair", put(Action.INCREMENT, 0))
+
+    assert (5, 0, 1) == await numbers(store, "chair")
+    assert 1 == len(await store.ledger("chair"))
+    assert ["stock.changed.v1"] == await told(redis, store)
+
+
+async def test_setting_an_unknown_sku_to_zero_makes_it_known(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=0)
+
+    assert (0, 0, 1) == await numbers(store, "chair")
+    assert ["stock.changed.v1"] == await told(redis, store)
+
+
+async def test_repeating_a_command_with_its_key_changes_nothing(
+    store: StockStore, redis: Redis
+) -> None:
+    first = await store.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
+    await store.adjust("chair", put(Action.DECREMENT, 1))
+    second = await store.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
+
+    assert (False, True) == (first.replayed, second.replayed)
+    assert first.level == second.level
+    assert (4, 0, 2) == await numbers(store, "chair")
+    assert 2 == len(await told(redis, store))
+
+
+async def test_repeating_a_set_that_changed_nothing_still_changes_nothing(
+    store: StockStore,
+) -> None:
+    await stocked(store, chair=5)
+    await store.adjust("chair", put(Action.SET, 5), key=KEY)
+    await store.adjust("chair", put(Action.DECREMENT, 1))
+
+    await store.adjust("chair", put(Action.SET, 5), key=KEY)
+
+    assert (4, 0, 2) == await numbers(store, "chair")
+
+
+async def test_a_key_serves_one_command_only(store: StockStore) -> None:
+    await store.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
+
+    with pytest.raises(KeyReused):
+        await store.adjust("chair", put(Action.INCREMENT, 6), key=KEY)
+    with pytest.raises(KeyReused):
+        await store.adjust("table", put(Action.INCREMENT, 5), key=KEY)
+
+
+async def test_a_refused_command_may_be_tried_again_with_its_key(store: StockStore) -> None:
+    with pytest.raises(InsufficientStock):
+        await store.adjust("chair", put(Action.DECREMENT, 1), key=KEY)
+    await stocked(store, chair=1)
+
+    await store.adjust("chair", put(Action.DECREMENT, 1), key=KEY)
+
+    assert (0, 0, 2) == await numbers(store, "chair")
+
+
+async def test_large_numbers_keep_every_digit(store: StockStore, redis: Redis) -> None:
+    largest = 2**53 - 1
+    await store.adjust("chair", put(Action.SET, largest))
+
+    with pytest.raises(TooManyUnits):
+        await store.adjust("chair", put(Action.INCREMENT, 1))
+
+    assert (largest, 0, 1) == await numbers(store, "chair")
+    assert largest == (await store.ledger("chair"))[0].available
+    assert [largest] == [event.data.on_hand for event in await events(redis, store)]  # type: ignore[attr-defined]  # a StockChangedV1
+
+
+async def test_the_ledger_is_read_backwards_page_by_page(store: StockStore) -> None:
+    for _ in range(5):
+        await store.adjust("chair", Adjust(stock=1, action=Action.INCREMENT, reason="delivery"))
+    await stocked(store, table=1)
+
+    def versions(page: list[Movement]) -> list[int]:
+        return [movement.version for movement in page]
+
+    assert [5, 4] == versions(await store.ledger("chair", limit=2))
+    assert [3, 2] == versions(await store.ledger("chair", before=4, limit=2))
+    assert [1] == versions(await store.ledger("chair", before=2, limit=2))
+    assert [] == await store.ledger("chair", before=1, limit=2)
+    assert "delivery" == (await store.ledger("chair", limit=1))[0].reason
+    with pytest.raises(UnknownSku):
+        await store.ledger("sofa")
+
+
+# --- reserve
+
+
+async def test_a_hold_moves_every_line_and_tells_of_each(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=5, table=1)
+    order, cause = uuid4(), uuid4()
+
+    assert "held" == await store.reserve(
+        order, [("table", 1), ("chair", 1), ("chair", 2)], cause, "00-a-b-01"
+    )
+
+    assert (2, 3, 2) == await numbers(store, "chair")
+    assert (0, 1, 2) == await numbers(store, "table")
+    assert "held" == await state(redis, settings, order)
+    *_, chair, table, held = await events(redis, store)
+    assert ["stock.changed.v1", "stock.changed.v1", "reservation.held.v1"] == [
+        event.meta.key for event in (chair, table, held)
+    ]
+    for event in (chair, table, held):
+        assert str(order) == event.meta.correlationid
+        assert str(cause) == event.meta.causationid
+        assert "00-a-b-01" == event.meta.traceparent
+    assert 3 == len({event.meta.id for event in (chair, table, held)})
+    assert 1 == held.meta.entityversion
+
+
+async def test_one_short_line_holds_nothing_and_names_the_shortage(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=5, table=1)
+    order = uuid4()
+
+    assert "rejected" == await store.reserve(
+        order, [("chair", 1), ("table", 2), ("sofa", 1)], uuid4()
+    )
+
+    assert (5, 0, 1) == await numbers(store, "chair")
+    assert "rejected" == await state(redis, settings, order)
+    last = (await events(redis, store))[-1]
+    assert "reservation.rejected.v1" == last.meta.key
+    shortages = [(s.sku, s.requested, s.available) for s in last.data.shortages]  # type: ignore[attr-defined]  # a ReservationRejectedV1
+    assert [("sofa", 1, 0), ("table", 2, 1)] == shortages
+
+
+async def test_an_order_is_decided_once_by_event_and_by_order(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=5)
+    order, cause = uuid4(), uuid4()
+
+    assert "held" == await store.reserve(order, [("chair", 1)], cause)
+    count = len(await told(redis, store))
+    assert "dup" == await store.reserve(order, [("chair", 1)], cause)
+    assert "dup" == await store.reserve(order, [("chair", 1)], uuid4())
+
+    assert (4, 1, 2) == await numbers(store, "chair")
+    assert count == len(await told(redis, store))
+
+
+async def test_of_500_requests_for_50_units_exactly_50_are_held(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=50)
+
+    outcomes = Counter(
+        await asyncio.gather(*(store.reserve(uuid4(), [("chair", 1)], uuid4()) for _ in range(500)))
+    )
+
+    assert {"held": 50, "rejected": 450} == outcomes
+    assert (0, 50, 51) == await numbers(store, "chair")
+    kinds = Counter(await told(redis, store))
+    assert (50, 450) == (kinds["reservation.held.v1"], kinds["reservation.rejected.v1"])
+
+
+async def test_crossing_orders_never_hold_half(store: StockStore) -> None:
+    await stocked(store, chair=20, table=20)
+    orders = [random.sample(["chair", "table"], 2) for _ in range(60)]
+
+    outcomes = await asyncio.gather(
+        *(store.reserve(uuid4(), [(sku, 1) for sku in skus], uuid4()) for skus in orders)
+    )
+
+    assert 20 == outcomes.count("held")
+    assert (0, 20) == (await numbers(store, "chair"))[:2]
+    assert (0, 20) == (await numbers(store, "table"))[:2]
+
+
+# --- commit, release, return
+
+
+async def test_a_commit_sells_what_is_held(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=5)
+    order, cause = uuid4(), uuid4()
+    await store.reserve(order, [("chair", 2)], uuid4())
+
+    assert "committed" == await store.finish("commit", order, [("chair", 2)], cause)
+    assert "dup" == await store.finish("commit", order, [("chair", 2)], cause)
+    assert "noop" == await store.finish("commit", order, [("chair", 2)], uuid4())
+
+    assert (3, 0, 3) == await numbers(store, "chair")
+    assert "committed" == await state(redis, settings, order)
+    kinds = await told(redis, store)
+    assert ["stock.changed.v1", "reservation.committed.v1"] == kinds[-2:]
+    assert 1 == kinds.count("reservation.committed.v1")
+    assert [1, 2] == [
+        event.meta.entityversion
+        for event in await events(redis, store)
+        if event.meta.key.startswith("reservation")
+    ]
+
+
+async def test_a_release_gives_back_once(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=5)
+    order = uuid4()
+    await store.reserve(order, [("chair", 2)], uuid4())
+
+    assert "released" == await store.finish("release", order, [("chair", 2)], uuid4())
+    assert "noop" == await store.finish("release", order, [("chair", 2)], uuid4())
+
+    assert (5, 0, 3) == await numbers(store, "chair")
+    assert 1 == (await told(redis, store)).count("reservation.released.v1")
+
+
+async def test_a_cancel_that_overtakes_its_order_leaves_a_tombstone(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=5)
+    order = uuid4()
+
+    assert "tombstone" == await store.finish("release", order, [("chair", 2)], uuid4())
+    assert "dup" == await store.reserve(order, [("chair", 2)], uuid4())
+
+    assert (5, 0, 1) == await numbers(store, "chair")
+    assert ["stock.changed.v1"] == await told(redis, store)
+
+
+async def test_a_return_takes_sold_units_back_once(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=5)
+    order = uuid4()
+    await store.reserve(order, [("chair", 2)], uuid4())
+    await store.finish("commit", order, [("chair", 2)], uuid4())
+
+    assert "returned" == await store.finish("return", order, [("chair", 2)], uuid4())
+    assert "noop" == await store.finish("return", order, [("chair", 2)], uuid4())
+    assert "noop" == await store.finish("commit", order, [("chair", 2)], uuid4())
+
+    assert (5, 0, 4) == await numbers(store, "chair")
+    assert [2, -2, 0, 0] == [movement.sold * -1 for movement in await store.ledger("chair")]
+    assert 1 == (await told(redis, store)).count("reservation.released.v1")
+
+
+async def test_a_return_of_what_is_only_held_is_a_release(store: StockStore) -> None:
+    await stocked(store, chair=5)
+    order = uuid4()
+    await store.reserve(order, [("chair", 2)], uuid4())
+
+    assert "released" == await store.finish("return", order, [("chair", 2)], uuid4())
+
+    assert (5, 0) == (await numbers(store, "chair"))[:2]
+
+
+async def test_what_is_sold_cannot_be_released(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=5)
+    order, cause = uuid4(), uuid4()
+    await store.reserve(order, [("chair", 2)], uuid4())
+    await store.finish("commit", order, [("chair", 2)], uuid4())
+    before = await told(redis, store)
+
+    assert "conflict" == await store.finish("release", order, [("chair", 2)], cause)
+    assert "conflict" == await store.finish("release", order, [("chair", 2)], cause)
+
+    assert (3, 0, 3) == await numbers(store, "chair")
+    assert before == await told(redis, store)
+
+
+@pytest.mark.parametrize("step", ["commit", "release", "return"])
+@pytest.mark.parametrize(
+    "lines", [[("chair", 1)], [("table", 2)], [("chair", 2), ("table", 1)], []]
+)
+async def test_other_lines_than_those_held_change_nothing(
+    store: StockStore, redis: Redis, step: Any, lines: list[tuple[str, int]]
+) -> None:
+    await stocked(store, chair=5, table=5)
+    order = uuid4()
+    await store.reserve(order, [("chair", 2)], uuid4())
+    before = await told(redis, store)
+
+    assert "conflict" == await store.finish(step, order, lines, uuid4())
+
+    assert (3, 2, 2) == await numbers(store, "chair")
+    assert before == await told(redis, store)
+
+
+async def test_a_commit_of_a_rejected_or_released_order_fails_once(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=1)
+    rejected, released = uuid4(), uuid4()
+    await store.reserve(rejected, [("chair", 2)], uuid4())
+    await store.finish("release", released, [("chair", 1)], uuid4())
+
+    for order, qty in ((rejected, 2), (released, 1)):
+        assert "commit_failed" == await store.finish("commit", order, [("chair", qty)], uuid4())
+        assert "noop" == await store.finish("commit", order, [("chair", qty)], uuid4())
+
+    assert (1, 0, 1) == await numbers(store, "chair")
+    assert 2 == (await told(redis, store)).count("reservation.commit_failed.v1")
+
+
+async def test_a_commit_without_a_hold_takes_free_units(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=3)
+    order = uuid4()
+
+    assert "committed" == await store.finish("commit", order, [("chair", 2)], uuid4())
+    assert "dup" == await store.reserve(order, [("chair", 2)], uuid4())
+    assert "returned" == await store.finish("return", order, [("chair", 2)], uuid4())
+
+    assert (3, 0, 3) == await numbers(store, "chair")
+    assert 1 == (await told(redis, store)).count("reservation.committed.v1")
+
+
+async def test_a_commit_without_a_hold_fails_for_good_when_units_are_gone(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=1)
+    order = uuid4()
+
+    assert "commit_failed" == await store.finish("commit", order, [("chair", 2)], uuid4())
+    await store.adjust("chair", put(Action.INCREMENT, 5))
+    assert "noop" == await store.finish("commit", order, [("chair", 2)], uuid4())
+
+    assert (6, 0, 2) == await numbers(store, "chair")
+    failed = next(e for e in await events(redis, store) if "commit_failed" in e.meta.key)
+    assert [("chair", 2, 1)] == [
+        (s.sku, s.requested, s.available)
+        for s in failed.data.shortages  # type: ignore[attr-defined]  # a ReservationCommitFailedV1
+    ]
+
+
+# --- the end of holds
+
+
+async def test_a_hold_ends_when_its_time_is_over(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=2)
+    over, running = uuid4(), uuid4()
+    await store.reserve(over, [("chair", 1)], uuid4())
+    await store.reserve(running, [("chair", 1)], uuid4())
+    assert 0 == await store.expire_due()
+    await let_pass(redis, settings, over)
+
+    assert 1 == await store.expire_due()
+    assert 0 == await store.expire_due()
+
+    assert (1, 1) == (await numbers(store, "chair"))[:2]
+    assert ("expired", "held") == (
+        await state(redis, settings, over),
+        await state(redis, settings, running),
+    )
+    assert ["stock.changed.v1", "reservation.expired.v1"] == (await told(redis, store))[-2:]
+
+
+async def test_a_hold_lasts_as_long_as_the_settings_say(redis: Redis, settings: Settings) -> None:
+    store = StockStore(redis, settings.key_prefix, hold_ms=1)
+    await stocked(store, chair=1)
+    await store.reserve(uuid4(), [("chair", 1)], uuid4())
+
+    async with asyncio.timeout(10):
+        while not await store.expire_due():
+            await asyncio.sleep(0.01)
+
+    assert (1, 0) == (await numbers(store, "chair"))[:2]
+
+
+@pytest.mark.parametrize("taker", ["reserve", "adjust", "commit"])
+async def test_a_hold_that_is_over_never_stands_in_the_way(
+    store: StockStore, redis: Redis, settings: Settings, taker: str
+) -> None:
+    await stocked(store, chair=1)
+    over = uuid4()
+    await store.reserve(over, [("chair", 1)], uuid4())
+    await let_pass(redis, settings, over)
+
+    if taker == "reserve":
+        assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4())
+    elif taker == "commit":
+        assert "committed" == await store.finish("commit", uuid4(), [("chair", 1)], uuid4())
+    else:
+        await store.adjust("chair", put(Action.DECREMENT, 1))
+
+    assert "expired" == await state(redis, settings, over)
+    assert 0 == (await numbers(store, "chair"))[0]
+
+
+async def test_a_late_commit_takes_free_units_else_fails(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=2)
+    lucky, unlucky = uuid4(), uuid4()
+    for order in (lucky, unlucky):
+        await store.reserve(order, [("chair", 1)], uuid4())
+        await let_pass(redis, settings, order)
+    assert 2 == await store.expire_due()
+    await store.adjust("chair", put(Action.DECREMENT, 1))
+
+    assert "committed" == await store.finish("commit", lucky, [("chair", 1)], uuid4())
+    assert "commit_failed" == await store.finish("commit", unlucky, [("chair", 1)], uuid4())
+
+    assert (0, 0) == (await numbers(store, "chair"))[:2]
+
+
+async def test_a_commit_in_time_for_the_units_beats_the_sweeper(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=1)
+    order = uuid4()
+    await store.reserve(order, [("chair", 1)], uuid4())
+    await let_pass(redis, settings, order)
+
+    assert "committed" == await store.finish("commit", order, [("chair", 1)], uuid4())
+    assert 0 == await store.expire_due()
+
+    assert (0, 0) == (await numbers(store, "chair"))[:2]
+
+
+async def test_ended_holds_are_forgotten_in_time_and_running_ones_never(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=2)
+    held, released = uuid4(), uuid4()
+    for order in (held, released):
+        await store.reserve(order, [("chair", 1)], uuid4())
+    await store.finish("release", released, [("chair", 1)], uuid4())
+    slot = f"{settings.key_prefix}{{s0}}:"
+
+    assert -1 == await redis.pttl(f"{slot}r:{held}")
+    assert await redis.pttl(f"{slot}r:{released}") > 29 * 86_400_000
+
+
+# --- prices and offers
+
+
+async def test_prices_are_replaced_and_told_only_when_they_differ(
+    store: StockStore, redis: Redis
+) -> None:
+    euro = PriceEntry(currency="EUR", amount_minor=1999)
+    trade = PriceEntry(currency="EUR", amount_minor=1500, group="trade", min_qty=12)
+
+    first = await store.set_prices("chair", [trade, euro])
+    same = await store.set_prices("chair", [euro, trade])
+    none = await store.set_prices("chair", [])
+
+    assert [euro, trade] == first.prices
+    assert (1, 1, 2) == (first.version, same.version, none.version)
+    assert [] == none.prices
+    assert ["price.changed.v1"] * 2 == await told(redis, store)
+    assert [none] == await store.prices(["table", "chair"])
+
+
+async def test_an_offer_is_taken_over_once_and_leaves_other_prices(
+    store: StockStore, redis: Redis
+) -> None:
+    trade = PriceEntry(currency="EUR", amount_minor=1500, group="trade")
+    await store.set_prices("chair", [trade, PriceEntry(currency="EUR", amount_minor=1)])
+    euro = PriceEntry(currency="EUR", amount_minor=1999, list_minor=2999)
+    offers = [
+        Offer(sku="chair", stock=5, prices=[euro]),
+        Offer(sku="table", prices=[euro]),
+        Offer(sku="sofa", stock=0),
+        Offer(sku="lamp"),
+    ]
+
+    assert ["created", "created", "created", "unchanged"] == await store.put_offers(offers)
+    count = len(await told(redis, store))
+    assert ["unchanged"] * 4 == await store.put_offers(offers)
+    assert ["updated"] == await store.put_offers([Offer(sku="chair", stock=6)])
+
+    assert [euro, trade] == (await store.prices(["chair"]))[0].prices
+    assert count + 1 == len(await told(redis, store))
+
+
+async def test_an_offer_below_what_is_reserved_is_short(store: StockStore) -> None:
+    await stocked(store, chair=5)
+    await store.reserve(uuid4(), [("chair", 3)], uuid4())
+
+    assert ["short"] == await store.put_offers([Offer(sku="chair", stock=2)])
+
+    assert (2, 3) == (await numbers(store, "chair"))[:2]
+
+
+# --- the server
+
+
+async def test_a_forgotten_script_is_loaded_again(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=1)
+    await redis.script_flush()
+
+    assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4())
+
+
+async def test_a_store_that_does_not_answer_is_unavailable() -> None:
+    nobody = connect(Settings(redis_url="redis://127.0.0.1:1/0"))
+
+    with pytest.raises(Unavailable):
+        await StockStore(nobody).level("chair")
+
+    await nobody.aclose()
+
+
+# --- the invariants, against a model
+
+SKUS = ("a", "b", "c")
+PLENTY = {"a": 6, "b": 9, "c": 15}
+
+
+# (step, state) -> state when there are units, state when not, what moves
+TAKING: dict[tuple[str, str], tuple[str, str, tuple[int, ...]]] = {
+    ("reserve", "none"): ("held", "rejected", (-1, 1, 0)),
+    ("commit", "none"): ("committed", "commit_failed", (-1, 0, 1)),
+    ("commit", "expired"): ("committed", "commit_failed", (-1, 0, 1)),
+}
+# (step, state) -> answer, new state, what moves
+GIVING: dict[tuple[str, str], tuple[str, str | None, tuple[int, ...]]] = {
+    **{
+        ("reserve", was): ("dup", None, ())
+        for was in (
+            *("held", "rejected", "committed", "released"),
+            *("expired", "commit_failed", "returned"),
+        )
+    },
+    ("release", "none"): ("tombstone", "released", ()),
+    ("return", "none"): ("tombstone", "released", ()),
+    ("release", "held"): ("released", "released", (1, -1, 0)),
+    ("return", "held"): ("released", "released", (1, -1, 0)),
+    ("release", "committed"): ("conflict", None, ()),
+    ("return", "committed"): ("returned", "returned", (1, 0, -1)),
+    ("commit", "held"): ("committed", "committed", (0, -1, 1)),
+    ("commit", "released"): ("commit_failed", "commit_failed", ()),
+    ("commit", "rejected"): ("commit_failed", "commit_failed", ()),
+    ("expire", "held"): ("expired", "expired", (1, -1, 0)),
+}
+
+
+class Model:
+    """What the scripts promise, said once more in Python."""
+
+    def __init__(self) -> None:
+        self.units = {sku: [PLENTY[sku], 0, 0, PLENTY[sku]] for sku in SKUS}
+        self.orders: dict[int, str] = {}
+
+    def move(self, lines: dict[str, int], *signs: int) -> None:
+        for sku, qty in lines.items():
+            for place, sign in enumerate(signs):
+                self.units[sku][place] += sign * qty
+
+    def fits(self, lines: dict[str, int]) -> bool:
+        return all(self.units[sku][0] >= qty for sku, qty in lines.items())
+
+    def step(self, op: str, order: int, lines: dict[str, int]) -> str:
+        was = self.orders.get(order, "none")
+        outcome, new = self._decide(op, was, lines)
+        if new is not None:
+            self.orders[order] = new
+        return outcome
+
+    def _decide(self, op: str, was: str, lines: dict[str, int]) -> tuple[str, str | None]:
+        if (op, was) in TAKING:
+            taken, refused, signs = TAKING[op, was]
+            if not self.fits(lines):
+                return refused, refused
+            self.move(lines, *signs)
+            return taken, taken
+        outcome, new, signs = GIVING.get((op, was), ("noop", None, ()))
+        self.move(lines, *signs)
+        return outcome, new
+
+    def adjust(self, sku: str, action: Action, stock: int) -> bool:
+        available, reserved, _, _ = self.units[sku]
+        delta = {
+            Action.INCREMENT: stock,
+            Action.DECREMENT: -stock,
+            Action.SET: stock - available - reserved,
+        }[action]
+        if available + delta < 0:
+            return False
+        self.units[sku][0] += delta
+        self.units[sku][3] += delta
+        return True
+
+
+orders_lines = st.dictionaries(st.sampled_from(SKUS), st.integers(1, 3), min_size=1)
+steps = st.one_of(
+    st.tuples(
+        st.sampled_from(["reserve", "reserve", "commit", "release", "return", "expire"]),
+        st.integers(0, 11),
+    ),
+    st.tuples(st.sampled_from(list(Action)), st.tuples(st.sampled_from(SKUS), st.integers(0, 12))),
+)
+
+
+@given(
+    lines=st.lists(orders_lines, min_size=12, max_size=12),
+    history=st.lists(steps, min_size=10, max_size=40),
+)
+@hypothesis_settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_any_history_keeps_the_invariants(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+    settings: Settings,
+    lines: list[dict[str, int]],
+    history: list[tuple[Any, Any]],
+) -> None:
+    run(_follow(settings, lines, history))
+
+
+@pytest.fixture
+def run() -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Hypothesis calls a plain function: each example gets a loop of its own."""
+    return asyncio.run
+
+
+async def _follow(
+    settings: Settings, lines: list[dict[str, int]], history: list[tuple[Any, Any]]
+) -> None:
+    settings = Settings(redis_url=settings.redis_url, key_prefix=f"{settings.key_prefix}{uuid4()}:")
+    model, orders = Model(), [uuid4() for _ in lines]
+    async with connect(settings) as redis:
+        store = StockStore(redis, settings.key_prefix)
+        await stocked(store, **PLENTY)
+        for op, what in history:
+            if isinstance(op, Action):
+                sku, stock = what
+                try:
+                    await store.adjust(sku, put(op, stock))
+                    done = True
+                except InsufficientStock:
+                    done = False
+                assert model.adjust(sku, op, stock) == done
+                continue
+            order, pairs = orders[what], list(lines[what].items())
+            expected = model.step(op, what, lines[what])
+            if op == "reserve":
+                assert expected == await store.reserve(order, pairs, uuid4())
+            elif op == "expire":
+                if await state(redis, settings, order) == "held":
+                    await let_pass(redis, settings, order)
+                assert (expected == "expired") == (await store.expire_due() == 1)
+            else:
+                assert expected == await store.finish(op, order, pairs, uuid4())
+        await _agree(redis, settings, store, model, orders)
+        keys = [key async for key in redis.scan_iter(f"{settings.key_prefix}*", count=1000)]
+        await redis.unlink(*keys)
+
+
+async def _agree(
+    redis: Redis, settings: Settings, store: StockStore, model: Model, orders: list[UUID]
+) -> None:
+    slot = f"{settings.key_prefix}{{s0}}:"
+    for place, order in enumerate(orders):
+        assert model.orders.get(place) == await state(redis, settings, order)
+    held = {str(orders[place]) for place, was in model.orders.items() if was == "held"}
+    assert held == set(await redis.zrange(f"{slot}exp", 0, -1))
+    published = await events(redis, store)
+    assert len(published) == len({event.meta.id for event in published})
+    for sku in SKUS:
+        q = await redis.hgetall(f"{slot}q:{sku}")  # type: ignore[misc]  # as above
+        counters = [int(q[field]) for field in ("avail", "resv", "sold", "recv")]  # type: ignore[index, arg-type]  # decode_responses
+        assert model.units[sku] == counters
+        assert counters[3] == sum(counters[:3])
+        assert min(counters) >= 0
+        ledger = await store.ledger(sku, limit=100)
+        sums = [
+            sum(getattr(movement, field) for movement in ledger)
+            for field in ("available", "reserved", "sold", "received")
+        ]
+        assert counters == sums
+        last = ledger[0].version
+        assert list(range(last, 0, -1)) == [movement.version for movement in ledger]
+        levels = [event for event in published if event.meta.subject == sku]
+        assert list(range(1, last + 1)) == [event.meta.entityversion for event in levels]
+        assert [movement.event_id for movement in reversed(ledger)] == [
+            event.meta.id for event in levels
+        ]
+        for event in levels:
+            data: Any = event.data
+            assert data.on_hand == data.available + data.reserved
+    reservations = Counter(
+        (event.meta.subject, event.meta.key)
+        for event in published
+        if event.meta.key.startswith("reservation")
+    )
+    assert all(1 == count for count in reservations.values())
