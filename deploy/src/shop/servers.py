@@ -1,7 +1,6 @@
 """The servers of a stack: how each is configured and started. Knows no service's code."""
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,15 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from shop import elastic
+from shop import edge, elastic
 from shop.account import account, drop, give
 from shop.process import Http, Process, Talk
-from shop.profiles import ROOT, Profile
+from shop.profiles import Profile
 from shop.secrets import rabbit_hash, secret, write_private
 
 SERVICES = ["catalog", "stock", "search", "checkout"]
 MAX_MESSAGE = 1024 * 1024
-EDGE = ROOT / "edge"
 
 
 class ServerMissing(Exception):
@@ -56,7 +54,7 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
     chosen = [name for name in SERVERS if mariadb or name != "mariadb"]
     profile.folder("run").chmod(0o700)
     profile.folder("secrets").chmod(0o711)
-    return [process for name in chosen if (process := SERVERS[name](profile)) is not None]
+    return [SERVERS[name](profile) for name in chosen]
 
 
 def redis_stock(profile: Profile) -> Process:
@@ -275,7 +273,11 @@ def mariadb(profile: Profile) -> Process:
     command += ["--socket=server.sock", f"--pid-file={home / 'server.pid'}"]
     command += ["--bind-address=127.0.0.1", "--skip-name-resolve", f"--init-file={init}"]
     command += ["--transaction-isolation=READ-COMMITTED", "--innodb-buffer-pool-size=64M"]
-    command += ["--character-set-server=utf8mb4", "--performance-schema=OFF", "--max-connections=200"]
+    command += [
+        "--character-set-server=utf8mb4",
+        "--performance-schema=OFF",
+        "--max-connections=200",
+    ]
     greeting = Talk(port, b"MariaDB")
     return _server(profile, "mariadb", command, home=home, port=port, ready=greeting)
 
@@ -302,43 +304,33 @@ def _mariadb_users(profile: Profile) -> list[str]:
     ]
 
 
-def varnish(profile: Profile) -> Process | None:
-    """The cache, when the edge has a VCL."""
-    source = EDGE / "varnish" / "main.vcl"
-    if not source.exists():
-        return None
+def varnish(profile: Profile) -> Process:
+    """The cache. It has two listeners: only `purge` purges, and it does nothing else."""
     home = profile.folder("varnish")
-    for vcl in source.parent.glob("*.vcl"):
-        (home / vcl.name).write_text(_filled(vcl.read_text(), profile, home))
+    main = edge.varnish(home, edge.loopback(profile.ports, home))
     port = profile.ports["varnish"]
     command = [_program("varnishd"), "-F", "-j", "none", "-n", str(profile.folder("varnish", "n"))]
-    command += ["-a", f"127.0.0.1:{port}", "-T", f"127.0.0.1:{profile.ports['varnish-admin']}"]
-    command += ["-p", f"vcl_path={home}", "-f", str(home / source.name), "-s", "malloc,64M"]
-    ready = Talk(port, b"HTTP/1.1 ", b"GET / HTTP/1.1\r\nHost: ready\r\nConnection: close\r\n\r\n")
-    return _server(profile, "varnish", command, home=home, port=port, ready=ready)
+    command += ["-a", f"http=127.0.0.1:{port}"]
+    command += ["-a", f"purge=127.0.0.1:{profile.ports['varnish-purge']}"]
+    command += ["-T", f"127.0.0.1:{profile.ports['varnish-admin']}"]
+    command += ["-f", str(main), "-s", "malloc,64M"]
+    return _server(profile, "varnish", command, home=home, port=port, ready=_asked(port))
 
 
-def nginx(profile: Profile) -> Process | None:
-    """The front door, when the edge has its configuration."""
-    source = EDGE / "nginx.conf"
-    if not source.exists():
-        return None
+def nginx(profile: Profile) -> Process:
+    """The front door; ready when Varnish answers through it."""
     home = profile.folder("nginx")
-    (home / "nginx.conf").write_text(_filled(source.read_text(), profile, home))
+    config = edge.nginx(home, edge.loopback(profile.ports, home))
     port = profile.ports["edge"]
-    command = [_program("nginx"), "-p", str(home), "-c", str(home / "nginx.conf")]
+    command = [_program("nginx"), "-p", str(home), "-c", str(config)]
     command += ["-e", "stderr", "-g", "daemon off;"]
-    ready = Talk(port, b"HTTP/1.1 ", b"GET / HTTP/1.1\r\nHost: ready\r\nConnection: close\r\n\r\n")
-    return _server(
-        profile, "nginx", command, home=home, port=port, ready=ready, needs=["varnish"]
-    )
+    needs = ["varnish"]
+    return _server(profile, "nginx", command, home=home, port=port, ready=_asked(port), needs=needs)
 
 
-def _filled(text: str, profile: Profile, home: Path) -> str:
-    """Replace `{{name}}` by the named port, or by a folder: `home` or `edge`."""
-    values = {name.replace("-", "_"): str(port) for name, port in profile.ports.items()}
-    values |= {"home": str(home), "edge_files": str(EDGE)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], text)
+def _asked(port: int) -> Talk:
+    ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    return Talk(port, b"HTTP/1.1 200 ", ask)
 
 
 def _server(
@@ -383,7 +375,7 @@ def _quoted(path: Path) -> str:
     return f'"{path}"'
 
 
-SERVERS: dict[str, Callable[[Profile], Process | None]] = {
+SERVERS: dict[str, Callable[[Profile], Process]] = {
     "redis-stock": redis_stock,
     "redis-carts": redis_carts,
     "epmd": epmd,
