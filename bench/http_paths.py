@@ -1,0 +1,218 @@
+"""GET stock, PUT stock and a cached page, beside the talk's gateway and a stock Varnish.
+
+`./shop bench` runs it on a private stack of its own. The last lines are the ratios.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from measure import Candidate, interleave, ratio, show
+from redis.asyncio import Redis
+from rich.console import Console
+
+from shop import servers, setup
+from shop.client import ShopClient
+from shop.profiles import ROOT
+from shop.stack import Stack
+
+PEERS = Path(__file__).parent / "peers"
+SKUS = 1_000
+START_SECONDS = 30
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def running(*command: str, port: int, env: dict[str, str] | None = None) -> Iterator[int]:
+    """A process that listens on the port; its pid."""
+    process = subprocess.Popen(
+        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"did not start: {' '.join(command)}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def peers_folder(var: Path) -> Path:
+    """The peers with their packages installed, outside the tree."""
+    folder = var / "peers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("package.json", "package-lock.json", "gateway.js"):
+        shutil.copy(PEERS / name, folder)
+    subprocess.run(["npm", "ci", "--silent"], cwd=folder, check=True)
+    return folder
+
+
+async def seed(stack: Stack, client: ShopClient) -> str:
+    """A thousand SKUs for us and for the peer, and one product; the product's path."""
+    stock = stack.profile.url("stock")
+    gate = asyncio.Semaphore(64)
+
+    async def put(sku: str) -> None:
+        async with (
+            gate,
+            client.http.put(
+                f"{stock}/products/{sku}/stock",
+                json={"stock": 1_000_000, "action": "set"},
+                headers=client.admin,
+            ) as answer,
+        ):
+            answer.raise_for_status()
+
+    await asyncio.gather(*(put(f"B{n}") for n in range(SKUS)))
+    async with Redis.from_url(servers.admin_redis(stack.profile, "redis-stock")) as redis:
+        await redis.mset({f"B{n}:stock": 1_000_000 for n in range(SKUS)})
+    sku = await client.put_product(name="Bench lamp")
+    return f"/p/{(await client.found(sku))[0]['slug']}"
+
+
+async def backlog(stack: Stack) -> tuple[int, float]:
+    """How many events wait now, and how long until none does."""
+    async with Redis.from_url(servers.admin_redis(stack.profile, "redis-stock")) as redis:
+        waiting = int(await redis.xlen("{s0}:outbox"))
+        started = time.monotonic()
+        while await redis.xlen("{s0}:outbox"):
+            await asyncio.sleep(0.02)
+        return waiting, time.monotonic() - started
+
+
+async def main(rounds: int, seconds: int) -> None:
+    console = Console()
+    stack = Stack.open("bench", mariadb=False)
+    folder = peers_folder(stack.profile.var)
+    was_up = stack.up()
+    with ExitStack() as exits:
+        if not was_up:
+            exits.callback(stack.down)
+        setup.up(stack, console)
+        pids = {state.name: state.pid for state in stack.status() if state.pid}
+        async with ShopClient.open(stack.profile) as client:
+            path = await seed(stack, client)
+            async with client.http.get(client.edge + path) as answer:
+                page = folder / "page.html"
+                page.write_bytes(await answer.read())
+            key = client.admin["Authorization"]
+
+        gateway, hello, origin, varnish = (free_port() for _ in range(4))
+        node = exits.enter_context(
+            running(
+                "node",
+                str(folder / "gateway.js"),
+                port=gateway,
+                env={
+                    "PORT": str(gateway),
+                    "REDIS_URL": servers.admin_redis(stack.profile, "redis-stock"),
+                    "AMQP_URL": servers.amqp(stack.profile, "admin", "%2F"),
+                },
+            )
+        )
+        bare = exits.enter_context(
+            running(sys.executable, str(PEERS / "hello.py"), str(hello), port=hello)
+        )
+        exits.enter_context(
+            running(sys.executable, str(PEERS / "origin.py"), str(origin), str(page), port=origin)
+        )
+        exits.enter_context(
+            running(
+                *("varnishd", "-F", "-n", str(folder / "varnish"), "-s", "malloc,64m"),
+                *("-a", f"127.0.0.1:{varnish}", "-b", f"127.0.0.1:{origin}"),
+                port=varnish,
+            )
+        )
+
+        api = stack.profile.url("stock")
+        stock = "/products/SKU/stock"
+        run = {"rounds": rounds, "seconds": seconds, "env": {"BENCH_AUTHORIZATION": key}}
+
+        gets = await interleave(
+            [
+                Candidate("our GET stock", api + stock, "get_stock.lua", (pids["stock-api"],)),
+                Candidate(
+                    "the talk's gateway, GET",
+                    f"http://127.0.0.1:{gateway}{stock}",
+                    "get_stock.lua",
+                    (node,),
+                ),
+                Candidate("aiohttp hello", f"http://127.0.0.1:{hello}/hello", None, (bare,)),
+            ],
+            console,
+            **run,
+        )
+        puts = await interleave(
+            [
+                Candidate(
+                    "our PUT stock",
+                    api + stock,
+                    "put_stock.lua",
+                    (pids["stock-api"], pids["stock-relay"]),
+                    "ledger, outbox, quorum queue, fsync always",
+                ),
+                Candidate(
+                    "gateway with one confirm channel, PUT",
+                    f"http://127.0.0.1:{gateway}/modern{stock}",
+                    "put_stock.lua",
+                    (node,),
+                    "persistent, confirmed, quorum queue; no outbox",
+                ),
+                Candidate(
+                    "the talk's gateway, PUT",
+                    f"http://127.0.0.1:{gateway}{stock}",
+                    "put_stock.lua",
+                    (node,),
+                    "transient, unconfirmed",
+                ),
+            ],
+            console,
+            **run,
+        )
+        waiting, drained = await backlog(stack)
+        pages = await interleave(
+            [
+                Candidate("our cached page (Varnish, ESI)", stack.profile.url("varnish") + path),
+                Candidate("stock Varnish, same page", f"http://127.0.0.1:{varnish}{path}"),
+            ],
+            console,
+            **run,
+        )
+
+    show("GET stock, one process each", gets, console)
+    show("PUT stock with its event, one process each", puts, console)
+    console.print(f"after the last round {waiting} events waited, for {drained:.2f} s")
+    show("A cached page", pages, console)
+    ratio(console, "GET stock", gets[0], gets[1], 2.5)
+    ratio(console, "GET stock", gets[0], gets[2], 0.7)
+    ratio(console, "PUT stock", puts[0], puts[1], 2.0)
+    ratio(console, "PUT stock", puts[0], puts[2], 15.0)
+    ratio(console, "cached page", pages[0], pages[1], 0.9)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5)
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    asyncio.run(main(arguments.rounds, arguments.seconds))

@@ -1,0 +1,171 @@
+"""How we measure: candidates in turn (A B A B), medians, and CPU beside the rate. Knows no service.
+
+These machines are small and shared: a ratio within one run holds, a figure alone does not. The CPU
+time that a process spends per request is steadier than its rate.
+"""
+
+import asyncio
+import os
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from msgspec import Struct
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+SCRIPTS = Path(__file__).parent / "peers"
+UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+
+
+class Load(Struct, frozen=True):
+    """What one run of the load generator saw."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    requests: int
+
+
+class Candidate(Struct, frozen=True):
+    """Something to be measured: an address, and the processes whose CPU it costs."""
+
+    name: str
+    url: str
+    script: str | None = None
+    pids: tuple[int, ...] = ()
+    promises: str = ""
+
+
+class Result(Struct, frozen=True):
+    """A candidate with its runs."""
+
+    candidate: Candidate
+    loads: list[Load]
+    cpu_us: list[float]
+
+    @property
+    def rate(self) -> float:
+        """The median rate, in requests per second."""
+        return statistics.median(load.rate for load in self.loads)
+
+
+async def wrk(
+    url: str, script: str | None, *, seconds: int, connections: int, env: Mapping[str, str]
+) -> Load:
+    """One run of wrk with one thread. Raises RuntimeError with its output when it fails."""
+    arguments = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", "--timeout", "10s"]
+    if script:
+        arguments += ["-s", str(SCRIPTS / script)]
+    process = await asyncio.create_subprocess_exec(
+        *arguments,
+        url,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **env},
+    )
+    output = (await process.communicate())[0].decode()
+    if process.returncode != 0:
+        raise RuntimeError(f"wrk {url} failed:\n{output}")
+
+    def number(pattern: str, default: str = "0") -> str:
+        found = re.search(pattern, output)
+        return found.group(1) if found else default
+
+    def milliseconds(percent: str) -> float:
+        found = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s|m)", output)
+        return float(found.group(1)) * UNITS[found.group(2)] if found else float("nan")
+
+    socket_errors = sum(
+        int(count)
+        for line in re.findall(r"Socket errors: (.*)", output)
+        for count in re.findall(r"\d+", line)
+    )
+    return Load(
+        rate=float(number(r"Requests/sec:\s+([\d.]+)")),
+        p50_ms=milliseconds("50"),
+        p99_ms=milliseconds("99"),
+        errors=int(number(r"Non-2xx or 3xx responses: (\d+)")) + socket_errors,
+        requests=int(number(r"(\d+) requests in")),
+    )
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """CPU that the processes and their children have used so far."""
+    total = 0.0
+    for pid in pids:
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+async def interleave(
+    candidates: Sequence[Candidate],
+    console: Console,
+    *,
+    rounds: int,
+    seconds: int,
+    connections: int = 64,
+    env: Mapping[str, str] | None = None,
+) -> list[Result]:
+    """Each candidate once per round, after a short warm-up of each."""
+    results = [Result(candidate, [], []) for candidate in candidates]
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=len(candidates) * (rounds + 1))
+        for turn in range(rounds + 1):
+            for result in results:
+                candidate = result.candidate
+                progress.update(task, description=candidate.name)
+                before = cpu_seconds(candidate.pids)
+                load = await wrk(
+                    candidate.url,
+                    candidate.script,
+                    seconds=seconds if turn else 1,
+                    connections=connections,
+                    env=env or {},
+                )
+                used = cpu_seconds(candidate.pids) - before
+                if turn:
+                    result.loads.append(load)
+                    result.cpu_us.append(used * 1e6 / max(load.requests, 1))
+                progress.advance(task)
+    return results
+
+
+def show(title: str, results: Sequence[Result], console: Console) -> None:
+    """The runs as a table: medians, with the smallest and largest rate beside them."""
+    table = Table(title=title)
+    for column in ("what", "requests/s", "min-max", "p50 ms", "p99 ms", "CPU µs/request"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    table.add_column("failed", justify="right")
+    table.add_column("what it promises")
+    for result in results:
+        rates = [load.rate for load in result.loads]
+        table.add_row(
+            result.candidate.name,
+            f"{result.rate:,.0f}",
+            f"{min(rates):,.0f}-{max(rates):,.0f}",
+            f"{_median(result.loads, lambda load: load.p50_ms):.1f}",
+            f"{_median(result.loads, lambda load: load.p99_ms):.1f}",
+            f"{statistics.median(result.cpu_us):.0f}" if result.candidate.pids else "-",
+            str(sum(load.errors for load in result.loads)),
+            result.candidate.promises,
+        )
+    console.print(table)
+
+
+def _median(loads: Sequence[Load], value: Callable[[Load], float]) -> float:
+    return statistics.median(value(load) for load in loads)
+
+
+def ratio(console: Console, path: str, ours: Result, peer: Result, bar: float) -> None:
+    """The line to quote."""
+    times = ours.rate / peer.rate
+    console.print(
+        f"{path}: [bold]{times:.2f}x[/bold] of {peer.candidate.name} (to reach: {bar:.2f}x)"
+    )
