@@ -30,6 +30,7 @@ def give(path: Path) -> None:
     user = account()
     if user is None:
         return
+    shutil.chown(path, user, user)
     for folder, _, files in os.walk(path):
         for entry in (folder, *(os.path.join(folder, file) for file in files)):  # noqa: PTH118 -- thousands of entries, and os.walk gives strings
             shutil.chown(entry, user, user) if not Path(entry).is_symlink() else None

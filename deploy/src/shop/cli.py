@@ -1,19 +1,34 @@
 """The command line: each verb parses, makes one call and prints. Knows no server's details."""
 
-import time
+import asyncio
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
-from shop import setup
-from shop.process import State
-from shop.stack import Stack
+from shop import doctor as doctors
+from shop import events, setup, testing
+from shop.elastic import DownloadFailed, NoJava
+from shop.packages import CannotInstall
+from shop.profiles import UnknownProfile
+from shop.servers import ServerMissing, amqp
+from shop.stack import Stack, StackFailed
+
+FAILURES = (StackFailed, CannotInstall, DownloadFailed, NoJava, ServerMissing, UnknownProfile)
+DATA_SHOWN = 160
 
 console = Console()
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", add_completion=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Shopstream: start it, look at it, feed it, test it.",
+)
+events_app = typer.Typer(no_args_is_help=True, help="Look at the events on the broker.")
+app.add_typer(events_app, name="events")
 
 ProfileName = Annotated[str, typer.Option("--profile", help="Which stack: shop, test or try.")]
 
@@ -28,10 +43,17 @@ def up(
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="Leave our own processes out.")
     ] = False,
+    only: Annotated[
+        str, typer.Option(help="Just these, and what they need: stock-api,search-worker")
+    ] = "",
 ) -> None:
-    """Start the shop and wait until everything is ready."""
+    """Install what is missing, start the shop and wait until everything is ready."""
     stack = Stack.open(profile, mariadb=mariadb)
-    setup.up(stack, console, servers_only=servers_only)
+    setup.install(stack, console)
+    chosen = only.split(",") if only else None
+    setup.up(stack, console, servers_only=servers_only, only=chosen)
+    if not servers_only:
+        console.print(setup.where(stack))
 
 
 @app.command(epilog="Example: [bold]./shop down[/bold]")
@@ -39,12 +61,12 @@ def down(profile: ProfileName = "shop") -> None:
     """Stop everything that `up` started, and nothing else."""
     with console.status("stopping"):
         Stack.open(profile).down()
-    console.print("[green]stopped[/green]")
+    console.print("stopped")
 
 
 @app.command(epilog="Example: [bold]./shop status[/bold]")
 def status(profile: ProfileName = "shop") -> None:
-    """Show what runs, where, and for how long."""
+    """Show what runs, on which port, and for how long."""
     states = Stack.open(profile).status()
     if not states:
         console.print("nothing runs; start it with [bold]./shop up[/bold]")
@@ -52,6 +74,79 @@ def status(profile: ProfileName = "shop") -> None:
     console.print(setup.table(states))
 
 
+@app.command(epilog="Example: [bold]./shop logs stock-relay -f[/bold]")
+def logs(
+    name: Annotated[str, typer.Argument(help="A name that `status` shows, or supervisor.")],
+    profile: ProfileName = "shop",
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines.")] = 50,
+) -> None:
+    """Show the log of one process."""
+    setup.logs(Stack.open(profile), name, console, lines=lines, follow=follow)
+
+
+@app.command(epilog="Example: [bold]./shop doctor[/bold]")
+def doctor(profile: ProfileName = "shop") -> None:
+    """Say what is missing or in the way, and what to do; exit code 1 if something is."""
+    findings = doctors.examine(Stack.open(profile))
+    for finding in findings:
+        mark = "[red]problem[/red]" if finding.grave else "[yellow]note[/yellow]"
+        console.print(f"{mark}  {finding.what}\n         {finding.advice}", highlight=False)
+    if any(finding.grave for finding in findings):
+        raise typer.Exit(1)
+    console.print("[green]nothing is in the way[/green]")
+
+
+@app.command("test", epilog="Example: [bold]./shop test -k oversold services/stock[/bold]")
+def run_tests(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Files or folders; all.")] = None,
+    *,
+    unit: Annotated[bool, typer.Option("--unit", help="Only what needs no server.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Also proofs of minutes.")] = False,
+    containers: Annotated[
+        bool, typer.Option("--containers", help="Also images, with a container engine.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running.")] = False,
+    k: Annotated[str, typer.Option("-k", help="Only tests whose names match.")] = "",
+) -> None:
+    """Lint, type-check and test everything against real servers, started on other ports."""
+    choice = testing.Choice(
+        unit=unit,
+        long=long,
+        containers=containers,
+        keep=keep,
+        expression=k,
+        paths=[path.resolve() for path in paths or []],
+    )
+    raise typer.Exit(testing.run(choice, console))
+
+
+@events_app.command(epilog="Example: [bold]./shop events tail --owner stock --from first[/bold]")
+def tail(
+    profile: ProfileName = "shop",
+    owner: Annotated[str | None, typer.Option(help="catalog, stock, search or checkout.")] = None,
+    start: Annotated[str, typer.Option("--from", help="first, last or next.")] = "next",
+) -> None:
+    """Print events as they happen, until Ctrl-C."""
+    asyncio.run(_tail(amqp(Stack.open(profile).profile, "admin"), owner, start))
+
+
+async def _tail(url: str, owner: str | None, start: str) -> None:
+    async for event in events.tail(url, owner=owner, start=start):
+        data = bytes(event.data).decode()
+        short = data if len(data) <= DATA_SHOWN else data[:DATA_SHOWN] + "…"
+        version = "" if event.entityversion is None else f" v{event.entityversion}"
+        console.print(f"{event.time}  {event.type}  {event.subject}{version}", highlight=False)
+        console.print(f"    {short}", markup=False, highlight=False, style="dim")
+
+
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; what people can act on is told without a traceback."""
+    try:
+        app()
+    except FAILURES as failure:
+        Console(stderr=True).print(f"shop: {failure}", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

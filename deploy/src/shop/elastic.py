@@ -30,16 +30,17 @@ class NoJava(Exception):
 
 
 def java_home() -> Path:
-    """The newest JDK of at least version 17 below /usr/lib/jvm. Raises NoJava."""
+    """The oldest JDK of at least version 17 below /usr/lib/jvm. Raises NoJava."""
     found = {
         int(match[1]): compiler.parents[1]
         for compiler in Path("/usr/lib/jvm").glob("*/bin/javac")
         if (match := re.search(r"(?:java|jdk)-?(\d+)", compiler.parents[1].name))
     }
-    fit = [version for version in found if version >= JAVA_AT_LEAST]
+    fit = sorted(version for version in found if version >= JAVA_AT_LEAST)
     if not fit:
         raise NoJava(f"no JDK {JAVA_AT_LEAST} or newer below /usr/lib/jvm")
-    return found[max(fit)]
+    # what came out after this Elasticsearch may not run it, so the oldest that fits is taken
+    return found[fit[0]]
 
 
 def distribution(progress: Progress = lambda *_: None, *, root: Path = ROOT) -> Path:
@@ -103,10 +104,10 @@ def _build_plugin(home: Path) -> None:
     classes.mkdir(parents=True)
     source = PLUGIN / "EnglishAnalyzerFactory.java"
     classpath = f"{home}/lib/*"
-    compile_ = [tools / "javac", "--release", "17", "-cp", classpath, "-d", classes, source]
-    pack = [tools / "jar", "--create", "--file", target / "shop-analysis.jar", "-C", classes, "."]
-    subprocess.run(compile_, check=True)
-    subprocess.run(pack, check=True)
+    javac = [str(tools / "javac"), "--release", "17", "-cp", classpath]
+    subprocess.run([*javac, "-d", str(classes), str(source)], check=True)
+    pack = [str(tools / "jar"), "--create", "--file", str(target / "shop-analysis.jar")]
+    subprocess.run([*pack, "-C", str(classes), "."], check=True)
     shutil.rmtree(classes)
     for name in ("stable-plugin-descriptor.properties", "named_components.json"):
         shutil.copy(PLUGIN / name, target / name)

@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from shop.account import account, drop, give
 from shop.process import Http, Process
 from shop.profiles import ROOT, Profile
@@ -17,9 +19,10 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
     """Every process of the four services."""
     shared = {"PROFILE": "test" if profile.name == "test" else "dev"}
     shared["API_KEYS_FILE"] = str(api_keys_file(profile))
+    database = mariadb_url(profile, "checkout", "checkout") if mariadb else _sqlite(profile)
     found = []
     for service, (processes, store) in SERVICES.items():
-        settings = shared | store(profile, mariadb) | {"BROKER_URL": amqp(profile, service)}
+        settings = shared | store(profile, database) | {"BROKER_URL": amqp(profile, service)}
         settings |= {"HOST": "127.0.0.1", "PORT": str(profile.ports[service])}
         for process in ("relay", "worker"):
             if process in processes:
@@ -27,6 +30,26 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
                 settings[f"{process.upper()}_PORT"] = str(port)
         found += [_process(profile, service, process, settings) for process in processes]
     return found
+
+
+def deployments(profile: Profile, *, mariadb: bool = False) -> list[Process]:
+    """What runs once before our processes start: the broker's topology, then orders' tables."""
+    processes = {process.name: process for process in prepare(profile, mariadb=mariadb)}
+    tables = processes["checkout-api"]
+    topology = Process(
+        name="topology",
+        command=[sys.executable, "-m", "bus.topology", "apply"],
+        directory=str(profile.var),
+        log=str(profile.folder("log") / "topology.log"),
+        env={"PATH": os.defpath, "LANG": "C.UTF-8", "BROKER_URL": amqp(profile, "deploy")},
+    )
+    migration = msgspec.structs.replace(
+        tables,
+        name="migrate",
+        command=[*tables.command[:-1], "migrate"],
+        log=str(profile.folder("log") / "migrate.log"),
+    )
+    return [topology, migration]
 
 
 def _process(profile: Profile, service: str, process: str, settings: dict[str, str]) -> Process:
@@ -52,26 +75,27 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
     )
 
 
-def _catalog(profile: Profile, _mariadb: bool) -> dict[str, str]:
+def _catalog(profile: Profile, _database: str) -> dict[str, str]:
     return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
 
 
-def _search(profile: Profile, _mariadb: bool) -> dict[str, str]:
+def _search(profile: Profile, _database: str) -> dict[str, str]:
     return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
 
 
-def _stock(profile: Profile, _mariadb: bool) -> dict[str, str]:
+def _stock(profile: Profile, _database: str) -> dict[str, str]:
     login = f"stock:{secret(profile, 'redis_stock')}"
     return {"REDIS_URL": profile.url("redis-stock", scheme="redis", login=login, path="/0")}
 
 
-def _checkout(profile: Profile, mariadb: bool) -> dict[str, str]:
+def _checkout(profile: Profile, database: str) -> dict[str, str]:
     login = f"checkout:{secret(profile, 'redis_checkout')}"
     carts = profile.url("redis-carts", scheme="redis", login=login, path="/0")
-    file = profile.folder("checkout") / "checkout.sqlite"
-    sqlite = f"sqlite+aiosqlite:///{file}"
-    database = mariadb_url(profile, "checkout", "checkout") if mariadb else sqlite
     return {"REDIS_URL": carts, "DATABASE_URL": database}
+
+
+def _sqlite(profile: Profile) -> str:
+    return f"sqlite+aiosqlite:///{profile.folder('checkout') / 'checkout.sqlite'}"
 
 
 NEEDS = {
@@ -81,7 +105,7 @@ NEEDS = {
     "checkout": ["redis-carts", "mariadb"],
 }
 
-SERVICES: dict[str, tuple[list[str], Callable[[Profile, bool], dict[str, str]]]] = {
+SERVICES: dict[str, tuple[list[str], Callable[[Profile, str], dict[str, str]]]] = {
     "catalog": (["api", "relay", "worker"], _catalog),
     "stock": (["api", "relay", "worker"], _stock),
     "search": (["api", "worker"], _search),

@@ -1,32 +1,97 @@
 """Bringing a stack up in order: packages, servers, broker topology, tables, our processes."""
 
+import os
 import time
+from pathlib import Path
 
+import msgspec
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from shop import doctor, elastic, packages, servers, services
 from shop.process import Process, State
-from shop.stack import Stack, prepared
-from shop.testing import write_stack_file
+from shop.secrets import api_key, secret, write_private
+from shop.stack import Stack, StackFailed, tail
 
 COLOURS = {"ready": "green", "dead": "red", "leftover": "red", "stopped": "dim"}
+FOLLOW_EVERY = 0.2
 
 
-def up(stack: Stack, console: Console, *, servers_only: bool = False) -> None:
-    """Bring the stack up as far as asked; doing it again changes nothing."""
-    bring(stack, prepared(stack), console)
-    write_stack_file(stack.profile, mariadb=stack.mariadb)
+def install(stack: Stack, console: Console, *, browser: bool = False) -> None:
+    """Install what is missing. Raises packages.CannotInstall, elastic.DownloadFailed."""
+    wanted = packages.missing(mariadb=stack.mariadb, browser=browser)
+    if wanted:
+        console.print(f"installing {', '.join(wanted)}")
+        with _bar(console, TaskProgressColumn()) as progress:
+            task = progress.add_task("packages", total=100)
+            packages.install(
+                wanted,
+                lambda percent, text: progress.update(
+                    task, completed=percent, description=text[:60]
+                ),
+            )
+    with _bar(console, DownloadColumn()) as progress:
+        task = progress.add_task(f"Elasticsearch {elastic.VERSION}", total=elastic.BYTES)
+        progress.update(task, visible=False)
+        elastic.distribution(
+            lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+        )
 
 
-def bring(stack: Stack, processes: list[Process], console: Console) -> None:
-    """Start processes while a live table shows how far each one is."""
-    states: list[State] = []
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        for states in stack.starting(processes):
-            live.update(table(states))
-    stack.check(processes, states)
-    console.print(table(states))
+def up(
+    stack: Stack, console: Console, *, servers_only: bool = False, only: list[str] | None = None
+) -> None:
+    """Bring the stack up as far as asked; doing it again changes nothing. Raises StackFailed."""
+    if not stack.up() and (taken := list(doctor.taken_ports(stack))):
+        raise StackFailed("\n".join(f"{finding.what}: {finding.advice}" for finding in taken))
+    infrastructure = servers.prepare(stack.profile, mariadb=stack.mariadb)
+    ours = [] if servers_only else services.prepare(stack.profile, mariadb=stack.mariadb)
+    chosen = _closure([*infrastructure, *ours], only)
+    write_stack_file(stack)
+    _bring(stack, [process for process in infrastructure if process.name in chosen], console)
+    if wanted := [process for process in ours if process.name in chosen]:
+        stack.deploy()
+        _bring(stack, wanted, console)
+    console.print(table(stack.status()))
+
+
+def write_stack_file(stack: Stack) -> None:
+    """Write `stack.json`: where tests find the servers, with the administrators' logins."""
+    profile = stack.profile
+    database = servers.mariadb_url(profile, "admin", "checkout") if stack.mariadb else None
+    addresses = {
+        "redis_stock_url": servers.admin_redis(profile, "redis-stock"),
+        "redis_carts_url": servers.admin_redis(profile, "redis-carts"),
+        "amqp_url": servers.amqp(profile, "admin", "%2F"),
+        "management_url": servers.management(profile),
+        "elasticsearch_url": profile.url("elasticsearch"),
+        "mariadb_url": database,
+    }
+    write_private(profile.var / "stack.json", msgspec.json.encode(addresses).decode())
+
+
+def where(stack: Stack) -> Table:
+    """Where everything listens, with its login."""
+    profile = stack.profile
+    shown = Table(box=None, pad_edge=False)
+    for column in ("what", "where", "login"):
+        shown.add_column(column, overflow="fold")
+    shown.add_row("shop", profile.url("edge", path="/"), "")
+    for service in servers.SERVICES:
+        shown.add_row(f"{service} API", profile.url(service, path="/docs"), "")
+    shown.add_row("API key for writes", "", api_key(profile))
+    broker = f"admin / {secret(profile, 'rabbitmq_admin')}"
+    shown.add_row("RabbitMQ", profile.url("rabbitmq-management", path="/"), broker)
+    redis = f"default / {secret(profile, 'redis_admin')}"
+    for instance in ("redis-stock", "redis-carts"):
+        shown.add_row(instance, profile.url(instance, scheme="redis"), redis)
+    shown.add_row("Elasticsearch", profile.url("elasticsearch", path="/_cat/indices?v"), "")
+    if stack.mariadb:
+        login = f"admin / {secret(profile, 'mariadb_admin')}"
+        shown.add_row("MariaDB", profile.url("mariadb", scheme="mysql"), login)
+    return shown
 
 
 def table(states: list[State]) -> Table:
@@ -41,6 +106,61 @@ def table(states: list[State]) -> Table:
         columns += [state.port or "", age, state.restarts or ""]
         shown.add_row(*(str(column) for column in columns))
     return shown
+
+
+def logs(stack: Stack, name: str, console: Console, *, lines: int, follow: bool) -> None:
+    """Print the end of a log, and then what is added to it. Raises StackFailed."""
+    folder = stack.profile.folder("log")
+    path = folder / f"{name}.log"
+    if not path.exists():
+        known = ", ".join(sorted(log.stem for log in folder.glob("*.log"))) or "none yet"
+        raise StackFailed(f"no log of {name!r}; there are: {known}")
+    console.out(tail(path, lines), highlight=False)
+    position = path.stat().st_size
+    while follow:
+        time.sleep(FOLLOW_EVERY)
+        position = _print_from(path, position, console)
+
+
+def _print_from(path: Path, position: int, console: Console) -> int:
+    with path.open("rb") as file:
+        # a log that was rotated starts over
+        file.seek(position if position <= os.fstat(file.fileno()).st_size else 0)
+        if added := file.read():
+            console.out(added.decode(errors="replace"), end="", highlight=False)
+        return file.tell()
+
+
+def _bring(stack: Stack, processes: list[Process], console: Console) -> None:
+    states: list[State] = []
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        for states in stack.starting(processes):
+            live.update(table(states))
+    stack.check(processes, states)
+
+
+def _closure(processes: list[Process], only: list[str] | None) -> set[str]:
+    """The names asked for and all that they need; everything when nothing is asked for."""
+    needs = {process.name: process.needs for process in processes}
+    if only is None:
+        return set(needs)
+    if unknown := [name for name in only if name not in needs]:
+        raise StackFailed(
+            f"no process is called {', '.join(unknown)}; there are {', '.join(needs)}"
+        )
+    chosen: set[str] = set()
+    ahead = list(only)
+    while ahead:
+        name = ahead.pop()
+        if name in needs and name not in chosen:
+            chosen.add(name)
+            ahead += needs[name]
+    return chosen
+
+
+def _bar(console: Console, column: DownloadColumn | TaskProgressColumn) -> Progress:
+    text = TextColumn("{task.description}")
+    return Progress(text, BarColumn(), column, console=console, transient=True)
 
 
 def _age(seconds: float) -> str:

@@ -10,12 +10,13 @@ from typing import IO, Self
 
 import msgspec
 
-from shop import records, servers, services
+from shop import records, services
 from shop.process import Process, State
 from shop.profiles import ROOT, Profile, profile
 from shop.supervisor import SOCKET, Request, short_path
 
 BOOT_WITHIN = 30.0
+LINE = 400
 
 
 class StackFailed(Exception):
@@ -55,9 +56,7 @@ class Stack:
         chosen = known if names is None else [process for process in known if process.name in names]
         if names is not None and (unknown := set(names) - {process.name for process in known}):
             raise StackFailed(f"no process is called {', '.join(sorted(unknown))}")
-        states: list[State] = []
-        for states in self.starting(chosen):
-            pass
+        states = _final(self.starting(chosen))
         self.check(chosen, states)
         return states
 
@@ -68,10 +67,27 @@ class Stack:
 
     def check(self, processes: list[Process], states: list[State]) -> None:
         """Raise StackFailed when a process is not ready."""
-        ready = {state.name for state in states if state.state == "ready"}
-        for process in processes:
-            if process.name not in ready:
-                raise StackFailed(f"{process.name} is not ready:\n{tail(Path(process.log))}")
+        seen = {state.name: state for state in states}
+        late = [p for p in processes if p.name not in seen or seen[p.name].state != "ready"]
+        if late:
+            # one that dies again and again is the cause; the others only wait
+            worst = max(late, key=lambda p: seen[p.name].restarts if p.name in seen else 0)
+            raise StackFailed(f"{worst.name} is not ready:\n{tail(Path(worst.log))}")
+
+    def deploy(self) -> None:
+        """Declare the broker's topology and migrate orders' tables. Raises StackFailed."""
+        for process in services.deployments(self.profile, mariadb=self.mariadb):
+            with Path(process.log).open("wb") as log:
+                done = subprocess.run(
+                    process.command,
+                    env=process.env,
+                    cwd=process.directory,
+                    stdout=log,
+                    stderr=log,
+                    check=False,
+                )
+            if done.returncode != 0:
+                raise StackFailed(f"{process.name} failed:\n{tail(Path(process.log))}")
 
     def stop(self, *names: str) -> None:
         """Stop processes gracefully; they stay down."""
@@ -139,10 +155,7 @@ class Stack:
                     yield msgspec.json.decode(line, type=list[State])
 
     def _last(self, request: Request) -> list[State]:
-        states: list[State] = []
-        for states in self._ask(request):
-            pass
-        return states
+        return _final(self._ask(request))
 
 
 def _daemon(run: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -156,13 +169,12 @@ def _daemon(run: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
-def prepared(stack: Stack) -> list[Process]:
-    """The servers of the stack, with their configuration written."""
-    return servers.prepare(stack.profile, mariadb=stack.mariadb)
+def _final(answers: Iterator[list[State]]) -> list[State]:
+    return [[], *answers][-1]
 
 
 def tail(log: Path, lines: int = 15) -> str:
     """The end of a log."""
     if not log.exists():
         return "(no log)"
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(line[:LINE] for line in log.read_text(errors="replace").splitlines()[-lines:])

@@ -21,12 +21,14 @@ import msgspec
 from msgspec import Struct
 
 from shop import records
+from shop.account import give
 from shop.process import Http, Process, State, Talk
 
 SOCKET = "supervisor.sock"
 LOCK = "supervisor.lock"
 STEADY = 60.0
 SLOWEST = 30.0
+DEATHS_BEFORE_READY = 4
 LOG_LIMIT = 20 * 1024 * 1024
 REQUEST_LIMIT = 4 * 1024 * 1024
 
@@ -137,7 +139,7 @@ class Child:
             await running.wait()
 
     async def _watch(self) -> None:
-        while not await answers(self.process.ready):
+        while not await answers(self.process.ready):  # noqa: ASYNC110 -- another program's state
             await asyncio.sleep(0.1)
         self.turn("ready")
 
@@ -164,7 +166,7 @@ class Supervisor:
             )
         _say("ready")
         await self.ended.wait()
-        await self._stop(list(self.children))
+        await self.stop(list(self.children))
         server.close()
         (self.folder / SOCKET).unlink(missing_ok=True)
 
@@ -191,9 +193,12 @@ class Supervisor:
     async def _start(self, processes: list[Process]) -> AsyncIterator[list[State]]:
         for process in processes:
             old = self.children.get(process.name)
+            if old is not None and old.process != process and not old.ready.is_set():
+                await old.stop()
             if old is None or old.task is None:
                 self.children[process.name] = Child(process, self)
         wanted = [self.children[process.name] for process in processes]
+        deaths = {child: child.restarts + DEATHS_BEFORE_READY for child in wanted}
         deadline = time.monotonic() + max((p.ready_within for p in processes), default=0)
         for child in wanted:
             child.start()
@@ -201,9 +206,12 @@ class Supervisor:
             yield [child.seen() for child in wanted]
             if all(child.ready.is_set() for child in wanted):
                 return
+            if any(child.restarts >= limit for child, limit in deaths.items()):
+                return
             await asyncio.sleep(0.1)
 
-    async def _stop(self, names: list[str]) -> None:
+    async def stop(self, names: list[str]) -> None:
+        """Stop these for good; each after those of them that need it."""
         stopping: dict[str, asyncio.Task[None]] = {}
 
         async def stop(child: Child) -> None:
@@ -220,17 +228,19 @@ class Supervisor:
     def _needs(self, name: str) -> list[str]:
         return self.children[name].process.needs
 
-    async def _kill(self, names: list[str]) -> None:
+    async def kill(self, names: list[str]) -> None:
+        """SIGKILL these, for tests of what survives it; they start again by themselves."""
         for name in names:
             if pid := self.children[name].pid:
                 records.kill_group(pid, signal.SIGKILL)
 
-    async def _shut_down(self, _: list[str]) -> None:
-        await self._stop(list(self.children))
+    async def shut_down(self, _: list[str]) -> None:
+        """Stop everything, and then end."""
+        await self.stop(list(self.children))
         self.ended.set()
 
-    async def _look(self, _: list[str]) -> None:
-        return
+    async def look(self, _: list[str]) -> None:
+        """Change nothing: the states are the answer."""
 
 
 async def answers(ready: Talk | Http | None) -> bool:
@@ -283,6 +293,7 @@ def _log(path: Path) -> Iterator[int]:
     if path.exists() and path.stat().st_size > LOG_LIMIT:
         path.replace(path.with_name(path.name + ".1"))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    give(path)  # a server may open its /dev/stdout by that name
     try:
         yield descriptor
     finally:
@@ -315,10 +326,10 @@ async def _run(folder: Path) -> None:
 
 
 ACTS: dict[str, Callable[[Supervisor, list[str]], Awaitable[None]]] = {
-    "status": Supervisor._look,
-    "stop": Supervisor._stop,
-    "kill": Supervisor._kill,
-    "shutdown": Supervisor._shut_down,
+    "status": Supervisor.look,
+    "stop": Supervisor.stop,
+    "kill": Supervisor.kill,
+    "shutdown": Supervisor.shut_down,
 }
 
 if __name__ == "__main__":

@@ -1,20 +1,64 @@
 """The `test` verb: a private stack, every check, then pytest. Knows no test."""
 
-import msgspec
+import os
+import subprocess
+from pathlib import Path
 
-from shop.profiles import Profile
-from shop.secrets import write_private
-from shop.servers import admin_redis, amqp, management, mariadb_url
+from msgspec import Struct
+from rich.console import Console
+
+from shop import setup
+from shop.profiles import ROOT
+from shop.stack import Stack
+
+TOOLS = ROOT / ".venv" / "bin"
+CHECKS = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]]
 
 
-def write_stack_file(profile: Profile, *, mariadb: bool) -> None:
-    """Write `stack.json`: where the tests find the servers, with the administrators' logins."""
-    addresses = {
-        "redis_stock_url": admin_redis(profile, "redis-stock"),
-        "redis_carts_url": admin_redis(profile, "redis-carts"),
-        "amqp_url": amqp(profile, "admin", "%2F"),
-        "management_url": management(profile),
-        "elasticsearch_url": profile.url("elasticsearch"),
-        "mariadb_url": mariadb_url(profile, "admin", "checkout") if mariadb else None,
-    }
-    write_private(profile.var / "stack.json", msgspec.json.encode(addresses).decode())
+class Choice(Struct, frozen=True, kw_only=True):
+    """Which tests to run, and whether the servers stay up afterwards."""
+
+    unit: bool = False
+    long: bool = False
+    containers: bool = False
+    keep: bool = False
+    expression: str = ""
+    paths: list[Path] = []
+
+    def marks(self) -> str:
+        """The pytest mark expression."""
+        out = {"connected": self.unit, "containers": not self.containers, "long": not self.long}
+        return " and ".join(f"not {mark}" for mark, without in out.items() if without)
+
+
+def run(choice: Choice, console: Console) -> int:
+    """Check and test everything; returns the exit code of the first that failed, or 0."""
+    if choice.unit:
+        return _check_and_test(choice, console, {})
+    stack = Stack.open("test", mariadb=True)
+    stays = choice.keep or stack.up()
+    try:
+        setup.install(stack, console, browser=True)
+        setup.up(stack, console, servers_only=True)
+        file = str(stack.profile.var / "stack.json")
+        return _check_and_test(choice, console, {"SHOP_STACK_FILE": file})
+    finally:
+        if not stays:
+            stack.down()
+
+
+def _check_and_test(choice: Choice, console: Console, env: dict[str, str]) -> int:
+    failed: list[tuple[str, int]] = []
+    tests = ["pytest", "-m", choice.marks(), *(["-k", choice.expression] * bool(choice.expression))]
+    for command in [*CHECKS, [*tests, *map(str, choice.paths)]]:
+        console.print(f"[bold]{' '.join(command)}[/bold]")
+        # the console's own buffer must be out before another program writes
+        console.file.flush()
+        done = subprocess.run(
+            [TOOLS / command[0], *command[1:]], cwd=ROOT, env=os.environ | env, check=False
+        )
+        if done.returncode != 0:
+            failed.append((" ".join(command), done.returncode))
+    for line, code in failed:
+        console.print(f"[red]failed ({code}):[/red] {line}")
+    return failed[0][1] if failed else 0
