@@ -115,7 +115,7 @@ class Client:
         self.port = port
 
     async def raw(self, *parts: bytes) -> Answer:
-        """Send the parts; the reply and whatever follows it until the server closes."""
+        """Send the parts, each when the one before has left; the first reply to them."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**22)
         try:
             for part in parts:
@@ -128,14 +128,13 @@ class Client:
                     name.lower(): value.strip()
                     for name, _, value in (line.partition(":") for line in lines[1:] if line)
                 }
-                body = await reader.readexactly(int(headers.get("content-length", "0")))
+                size = 0 if parts[0].startswith(b"HEAD") else int(headers.get("content-length", 0))
+                body = await reader.readexactly(size)
         finally:
             writer.close()
         return Answer(int(lines[0].split()[1]), headers, body)
 
-    async def __call__(
-        self, method: str, path: str, body: bytes = b"", **headers: str
-    ) -> Answer:
+    async def __call__(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         sent = {"Host": "shop", "Connection": "close"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         if body:

@@ -21,7 +21,7 @@ def assert_problem(answer: Any, status: int, slug: str) -> dict[str, Any]:
     assert "no-store" == answer.headers["cache-control"]
     assert status == body["status"]
     assert body["title"]
-    assert answer.headers.get("x-request-id", body["instance"]) == body["instance"]
+    assert answer.headers["x-request-id"] == body["instance"]
     return body
 
 
@@ -263,7 +263,7 @@ async def test_a_wrong_method_names_the_right_ones(client: Any) -> None:
 
     assert_problem(answer, 405, "method-not-allowed")
     assert "DELETE, GET, HEAD" == answer.headers["allow"]
-    assert_problem(await client("BREW", "/things/1"), 405, "method-not-allowed")
+    assert_problem(await client("BREW", "/things/1"), 400, "bad-request")
 
 
 @pytest.mark.parametrize(
@@ -290,14 +290,18 @@ async def test_a_wrong_method_names_the_right_ones(client: Any) -> None:
             "headers-too-large",
         ),
         (
-            b"POST /baskets HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            (
+                b"POST /baskets HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
             400,
             "bad-request",
         ),
         (
-            b"POST /baskets HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n"
-            b"Content-Length: 3\r\n\r\n{}",
+            (
+                b"POST /baskets HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n"
+                b"Content-Length: 3\r\n\r\n{}"
+            ),
             400,
             "bad-request",
         ),
@@ -309,8 +313,10 @@ async def test_a_wrong_method_names_the_right_ones(client: Any) -> None:
         (b"GET / HTTP/1.1\r\nHost: shop\r\nBad Name: x\r\n\r\n", 400, "bad-request"),
         (b"GET / HTTP/1.1\r\nHost: shop\r\nX: a\x00b\r\n\r\n", 400, "bad-request"),
         (
-            b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Content-Length: 4\r\n\r\nbody",
+            (
+                b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Content-Length: 4\r\n\r\nbody"
+            ),
             400,
             "bad-request",
         ),

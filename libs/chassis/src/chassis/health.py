@@ -8,15 +8,17 @@ import structlog
 Check = Callable[[], Awaitable[object]]
 """Returns when the dependency answers, raises when it does not."""
 
+SECONDS = 2.0
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
-async def failing(checks: Sequence[tuple[str, Check]], timeout: float = 2.0) -> list[str]:  # noqa: ASYNC109 -- one limit for all
-    """The names of the checks that raise or take longer than `timeout` seconds, all at once."""
+async def failing(checks: Sequence[tuple[str, Check]]) -> list[str]:
+    """The names of the checks that raise or take longer than 2 seconds; they run all at once."""
 
     async def passes(name: str, check: Check) -> bool:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(SECONDS):
                 await check()
         except Exception as error:  # noqa: BLE001 -- any failure of a dependency is the answer
             _log.warning("not ready", check=name, error=type(error).__name__)

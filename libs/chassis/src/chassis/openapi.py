@@ -1,6 +1,7 @@
 """OpenAPI 3.1 from the routes that are served. Knows nothing that a Route does not say."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from http import HTTPStatus
@@ -30,8 +31,12 @@ def document(name: str, version: str, description: str, routes: Sequence[Route])
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     schema_of = {id(t): s for t, s in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
+    names: Counter[str] = Counter()
     for route in routes:
         operation = _operation(route, schema_of, components)
+        handler = getattr(route.handler, "__name__", "handler").strip("_")
+        names[handler] += 1
+        operation["operationId"] = f"{handler}_{n}" if (n := names[handler]) > 1 else handler
         paths.setdefault(template(route.path), {})[route.method.lower()] = operation
     found: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -76,10 +81,7 @@ def _types(routes: Sequence[Route]) -> list[Any]:
 def _operation(
     route: Route, schema_of: Mapping[int, Any], components: Mapping[str, Any]
 ) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "operationId": getattr(route.handler, "__name__", "handler").strip("_"),
-        "summary": route.summary,
-    }
+    operation: dict[str, Any] = {"summary": route.summary}
     if detail := (route.handler.__doc__ or "").strip():
         operation["description"] = detail
     parameters = [*_path_parameters(route), *_headers(route)]

@@ -9,10 +9,7 @@ import msgspec
 import prometheus_client
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.instrumentation.redis import RedisInstrumentor
-from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -45,7 +42,7 @@ def setup(service: str) -> None:
     if recording():
         tracer = TracerProvider(resource=resource)
         if os.environ.get(ENDPOINT):
-            tracer.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+            tracer.add_span_processor(BatchSpanProcessor(_otlp_exporter()))
         if path := os.environ.get(TRACE_FILE):
             tracer.add_span_processor(SimpleSpanProcessor(_FileExporter(Path(path))))
     else:
@@ -84,18 +81,36 @@ def exposition() -> bytes:
 
 def instrument_redis() -> None:
     """Make a span for each Redis command, if anybody gets to see it."""
-    if recording() and not RedisInstrumentor().is_instrumented_by_opentelemetry:
-        RedisInstrumentor().instrument()
+    if recording():
+        # A service without Redis does not install its client.
+        from opentelemetry.instrumentation.redis import RedisInstrumentor  # noqa: PLC0415
+
+        if not RedisInstrumentor().is_instrumented_by_opentelemetry:
+            RedisInstrumentor().instrument()
 
 
 def instrument_sql(*engines: Any) -> None:
     """Make a span for each statement of these engines; call it once, with all of them."""
     if recording():
+        # A service without SQL does not install SQLAlchemy.
+        from opentelemetry.instrumentation.sqlalchemy import (  # noqa: PLC0415
+            SQLAlchemyInstrumentor,
+        )
+
         # It is declared for SQLAlchemy below 2.1 and works on 2.1 when told to.
         SQLAlchemyInstrumentor().instrument(
             engines=[getattr(engine, "sync_engine", engine) for engine in engines],
             skip_dep_check=True,
         )
+
+
+def _otlp_exporter() -> SpanExporter:
+    # A tenth of a second of imports that only a process with a collector needs.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
+
+    return OTLPSpanExporter()
 
 
 class _FileExporter(SpanExporter):

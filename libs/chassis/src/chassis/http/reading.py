@@ -105,7 +105,8 @@ def fault(message: str) -> Fault:
     """The fault that msgspec's `message` describes, its path as a JSON pointer."""
     parts = _AT.fullmatch(message)
     assert parts is not None  # noqa: S101 -- the pattern matches every text
-    what, path = parts["what"], parts["path"] or ""
+    # `[...]` is some member of a map: which one, msgspec does not say.
+    what, path = parts["what"], (parts["path"] or "").partition("[...]")[0]
     pointer = "".join(_pointer(name or index) for name, index in _STEP.findall(path))
     if field := _FIELD.fullmatch(what):
         pointer += _pointer(field["name"])
@@ -195,6 +196,8 @@ def _fields(type_: Any) -> dict[str, bool]:
 def repeats(type_: msgspec.inspect.Type) -> bool:
     """Whether a query parameter of this type may be given more than once."""
     match type_:
+        case msgspec.inspect.Metadata():
+            return repeats(type_.type)
         case msgspec.inspect.UnionType():
             return any(repeats(member) for member in type_.types)
         case (

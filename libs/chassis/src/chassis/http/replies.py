@@ -46,4 +46,5 @@ def problem(error: Problem, request_id: str) -> web.Response:
     sent = CIMultiDict(error.headers)
     sent["Content-Type"] = PROBLEM_JSON
     sent["Cache-Control"] = "no-store"
+    sent["X-Request-Id"] = request_id
     return web.Response(body=_encode(error.body(request_id)), status=error.status, headers=sent)

@@ -8,8 +8,16 @@ import uuid_utils
 from aiohttp import http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
 
+from chassis.http.reading import CLOSE
 from chassis.http.replies import problem
-from chassis.problems import BadRequest, HeadersTooLarge, Internal, Problem, UriTooLong
+from chassis.problems import (
+    BadRequest,
+    HeadersTooLarge,
+    Internal,
+    Problem,
+    UnsupportedMediaType,
+    UriTooLong,
+)
 
 MAX_LINE = 8190
 MAX_HEADER_COUNT = 100
@@ -60,21 +68,25 @@ class _Connection(RequestHandler):
         """The problem for a request that could not be parsed; the connection ends with it."""
         if request.writer.output_size > 0:
             raise ConnectionError("A reply is under way, so no error can be told")
-        error: Problem
-        if isinstance(exc, http_exceptions.LineTooLong):
-            error = UriTooLong() if _is_target(exc) else HeadersTooLarge()
-        elif status < 500:  # noqa: PLR2004 -- the class of our own faults
-            error = BadRequest()
-        else:
+        error = _unparsed(exc) if status < 500 else Internal()  # noqa: PLR2004 -- our own faults
+        if error.status == Internal.status:
             _log.error("failed below the routes", exc_info=exc)
-            error = Internal()
         response = problem(error, str(uuid_utils.uuid7()))
         response.force_close()
         return response
 
 
-def _is_target(error: http_exceptions.LineTooLong) -> bool:
-    return b"/" in bytes(error.args[0][:1])
+def _unparsed(error: BaseException | None) -> Problem:
+    match error:
+        case http_exceptions.LineTooLong():
+            # aiohttp tells the start of the line, and of the lines only a target has a slash there.
+            target = bytes(error.args[0]).startswith(b"/")
+            return UriTooLong(headers=CLOSE) if target else HeadersTooLarge(headers=CLOSE)
+        case http_exceptions.ContentEncodingError():
+            return UnsupportedMediaType("Send the body without a Content-Encoding.", headers=CLOSE)
+        case http_exceptions.BadHttpMessage() if "Too many headers" in error.message:
+            return HeadersTooLarge(headers=CLOSE)
+    return BadRequest(headers=CLOSE)
 
 
 class _Server(web.Server):
