@@ -1,0 +1,233 @@
+"""HTTP for programs: carts, checkout, cancelling. `pages` answers for orders. Knows no driver."""
+
+import re
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from chassis.http import delete, get, post, put, read, reply
+from chassis.problems import (
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
+from checkout.domain import Purchase, Qty
+from checkout.store.checkout import CartView, Checkout
+from checkout.store.orders import Acceptance, Accepted, OrderView
+from checkout.store.problems import (
+    AlreadyOrdered,
+    CartFull,
+    EmptyCart,
+    IdempotencyKeyRequired,
+    IdempotencyKeyReused,
+    NotCancellable,
+    PriceChanged,
+    UnknownPrice,
+)
+from shop_contracts.types import Sku
+
+CHECKOUT = web.AppKey("checkout", Checkout)
+
+PRIVATE = {"Cache-Control": "private, no-store"}
+MAX_WAIT_S = 10
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+_CART_ID = re.compile(r"[A-Za-z0-9_-]{32}")
+_ETAG = re.compile(r'"(\d{1,15})"')
+
+
+class LineBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many units of the line's SKU the cart is to hold."""
+
+    qty: Qty
+
+
+async def create_cart(request: web.Request) -> web.Response:
+    """Start an empty cart."""
+    view = await request.app[CHECKOUT].create_cart()
+    return _cart(view, status=201, headers={"Location": f"/carts/{view.cart_id}"})
+
+
+async def get_cart(request: web.Request) -> web.Response:
+    """The cart with names, prices and the total."""
+    return _cart(await request.app[CHECKOUT].cart(cart_id(request)))
+
+
+async def put_line(request: web.Request) -> web.Response:
+    """Set the units of one line; repeating the call changes nothing."""
+    qty = (await read(request, LineBody)).qty
+    checkout = request.app[CHECKOUT]
+    return _cart(await checkout.put_line(cart_id(request), _sku(request), qty, _version(request)))
+
+
+async def delete_line(request: web.Request) -> web.Response:
+    """Take one line out."""
+    checkout = request.app[CHECKOUT]
+    return _cart(await checkout.remove_line(cart_id(request), _sku(request), _version(request)))
+
+
+async def delete_cart(request: web.Request) -> web.Response:
+    """Forget the cart."""
+    await request.app[CHECKOUT].drop_cart(cart_id(request), _version(request))
+    return reply(None, status=204)
+
+
+async def order_cart(request: web.Request) -> web.Response:
+    """Order the cart, once per Idempotency-Key and once per cart."""
+    checkout = request.app[CHECKOUT]
+    purchase = await read(request, Purchase)
+    key = request.headers.get("Idempotency-Key")
+    accepted = await checkout.order_cart(cart_id(request), key, purchase)
+    wait = _wait(request)
+    outcome = await checkout.outcome(accepted.order_id, wait) if wait else None
+    return _accepted(accepted, outcome, wait)
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Take the order back, as long as stock is not selling it."""
+    return reply(await request.app[CHECKOUT].cancel(order_id(request)), headers=PRIVATE)
+
+
+def cart_id(request: web.Request) -> str:
+    """The path's cart. Raises NotFound for what can be none."""
+    id_ = request.match_info["cart"]
+    if _CART_ID.fullmatch(id_) is None:
+        raise NotFound("There is no such cart.")
+    return id_
+
+
+def order_id(request: web.Request) -> UUID:
+    """The path's order. Raises NotFound for what can be none."""
+    try:
+        return msgspec.convert(request.match_info["order"], UUID)
+    except msgspec.ValidationError as error:
+        raise NotFound("There is no such order.") from error
+
+
+def _sku(request: web.Request) -> str:
+    try:
+        return msgspec.convert(request.match_info["sku"], Sku)
+    except msgspec.ValidationError as error:
+        detail = "A SKU is 1 to 64 letters, digits, dots, dashes and underscores."
+        raise Invalid(
+            errors=[{"pointer": "/sku", "code": "wrong-form", "detail": detail}]
+        ) from error
+
+
+def _version(request: web.Request) -> int | None:
+    given = request.headers.get("If-Match")
+    if given is None or given.strip() == "*":
+        return None
+    tag = _ETAG.fullmatch(given.strip())
+    if tag is None:
+        raise PreconditionFailed
+    return int(tag[1])
+
+
+def _wait(request: web.Request) -> int:
+    found = _WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(found[1]), MAX_WAIT_S) if found else 0
+
+
+def _cart(
+    view: CartView, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    sent = {"ETag": f'"{view.version}"', **PRIVATE, **(headers or {})}
+    return reply(view, status=status, headers=sent)
+
+
+def _accepted(accepted: Accepted, outcome: OrderView | None, wait: int) -> web.Response:
+    headers = {"Location": f"/orders/{accepted.order_id}", **PRIVATE}
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    if outcome is not None:
+        return reply(outcome, headers=headers | {"Preference-Applied": f"wait={wait}"})
+    return reply(msgspec.Raw(accepted.body), status=202, headers=headers | {"Retry-After": "1"})
+
+
+_CART_PROBLEMS = (NotFound, Unavailable)
+_CHANGE_PROBLEMS = (*_CART_PROBLEMS, PreconditionFailed)
+_IF_MATCH = {"If-Match": "the ETag of the cart that you mean to change"}
+_ETAG_SENT = {"ETag": "the cart's version"}
+
+ROUTES = [
+    post(
+        "/carts",
+        create_cart,
+        summary="Start a cart",
+        reply=CartView,
+        status=201,
+        problems=(Unavailable,),
+        sends={"Location": "the cart", **_ETAG_SENT},
+    ),
+    get(
+        "/carts/{cart}",
+        get_cart,
+        summary="A cart with its prices",
+        reply=CartView,
+        problems=_CART_PROBLEMS,
+        sends=_ETAG_SENT,
+    ),
+    put(
+        "/carts/{cart}/lines/{sku}",
+        put_line,
+        summary="Set the units of a line",
+        body=LineBody,
+        reply=CartView,
+        problems=(*_CHANGE_PROBLEMS, Invalid, CartFull, UnknownPrice),
+        headers=_IF_MATCH,
+        sends=_ETAG_SENT,
+    ),
+    delete(
+        "/carts/{cart}/lines/{sku}",
+        delete_line,
+        summary="Take a line out",
+        reply=CartView,
+        problems=(*_CHANGE_PROBLEMS, Invalid),
+        headers=_IF_MATCH,
+        sends=_ETAG_SENT,
+    ),
+    delete(
+        "/carts/{cart}",
+        delete_cart,
+        summary="Forget a cart",
+        status=204,
+        problems=_CHANGE_PROBLEMS,
+        headers=_IF_MATCH,
+    ),
+    post(
+        "/carts/{cart}/checkout",
+        order_cart,
+        summary="Order the cart: 202 says the order is durable, not that it is confirmed",
+        body=Purchase,
+        reply=Acceptance,
+        status=202,
+        problems=(
+            *_CART_PROBLEMS,
+            IdempotencyKeyRequired,
+            IdempotencyKeyReused,
+            EmptyCart,
+            UnknownPrice,
+            PriceChanged,
+            AlreadyOrdered,
+        ),
+        headers={
+            "Idempotency-Key": "16 to 128 of A-Z a-z 0-9 _ -, new for each order you mean",
+            "Prefer": "wait=N, at most 10: answer 200 with the outcome if it comes in N seconds",
+        },
+        sends={
+            "Location": "the order",
+            "Retry-After": "seconds until it is worth looking",
+            "Idempotent-Replayed": "true where this key has had this answer before",
+        },
+    ),
+    post(
+        "/orders/{order}/cancel",
+        cancel,
+        summary="Cancel an order that stock is not selling yet",
+        reply=OrderView,
+        problems=(NotFound, NotCancellable, Unavailable),
+    ),
+]

@@ -1,0 +1,152 @@
+"""The processes of checkout and their connections: nothing else opens one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from aiohttp import web
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+import bus.relay
+from bus.consumer import consume
+from bus.sql import SqlOutbox
+from chassis import http, telemetry
+from chassis.process import run_until_stopped, serve
+from chassis.settings import load
+from checkout import api as api_
+from checkout import pages
+from checkout import worker as worker_
+from checkout.domain import Timers
+from checkout.provider import Simulator
+from checkout.settings import PREFIX, Settings
+from checkout.store import tables
+from checkout.store.carts import Carts
+from checkout.store.checkout import Checkout
+from checkout.store.database import Database, engine_for
+from checkout.store.orders import Orders
+from checkout.store.projections import Projections
+
+REDIS_SECONDS = 1.0
+REDIS_CONNECTIONS = 32
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """The SQL database; its connections are made when they are needed."""
+    engine = engine_for(settings.database_url)
+    telemetry.instrument_sql(engine)
+    try:
+        yield Database(engine)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def carts(settings: Settings) -> AsyncIterator[Carts]:
+    """The Redis of carts; a command runs at most once, for it may add units."""
+    client = Redis(
+        connection_pool=BlockingConnectionPool.from_url(
+            settings.redis_url,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=REDIS_SECONDS,
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+    )
+    try:
+        yield Carts(client, settings.key_prefix, settings.cart_ttl_s)
+    finally:
+        await client.aclose()
+
+
+def application(settings: Settings) -> web.Application:
+    """The HTTP side: the API and the pages."""
+
+    async def sql() -> None:
+        await app[DATABASE].ping()
+
+    async def redis() -> None:
+        await app[CARTS].ping()
+
+    async def stores(app: web.Application) -> AsyncIterator[None]:
+        async with database(settings) as sql, carts(settings) as redis:
+            app[DATABASE], app[CARTS] = sql, redis
+            app[api_.CHECKOUT] = app[pages.CHECKOUT] = Checkout(
+                redis, Projections(sql), Orders(sql, timers(settings)), settings.currency
+            )
+            yield
+
+    app = http.application(
+        name="checkout",
+        routes=[*api_.ROUTES, *pages.ROUTES],
+        api_keys_file=settings.api_keys_file,
+        checks=[("sql", sql), ("redis", redis)],
+        description="Carts, orders and their payments.",
+    )
+    app[pages.CART_TTL_S] = settings.cart_ttl_s
+    app.cleanup_ctx.append(stores)
+    return app
+
+
+async def api() -> None:
+    settings = _settings()
+    await serve(application(settings), settings.host, settings.port)
+
+
+async def relay() -> None:
+    settings = _settings()
+    async with database(settings) as sql:
+        await run_until_stopped(
+            bus.relay.relay(settings.broker_url, "checkout", SqlOutbox(sql.engine, tables.outbox)),
+            health=(settings.host, settings.relay_port),
+            checks=[("sql", sql.ping)],
+        )
+
+
+async def worker() -> None:
+    settings = _settings()
+    broker = settings.broker_url
+    async with database(settings) as sql, carts(settings) as redis:
+        work = worker_.Work(
+            orders=Orders(sql, timers(settings)),
+            projections=Projections(sql),
+            carts=redis,
+            provider=Simulator(),
+        )
+        await run_until_stopped(
+            consume(broker, "checkout", "stock", worker_.STOCK_HANDLERS, work),
+            consume(broker, "checkout", "catalog", worker_.CATALOG_HANDLERS, work),
+            *(loop(work) for loop in worker_.LOOPS),
+            health=(settings.host, settings.worker_port),
+            checks=[("sql", sql.ping), ("redis", redis.ping)],
+        )
+
+
+async def migrate() -> None:
+    """Bring the schema up to date; a second run changes nothing."""
+    async with database(_settings()) as sql:
+        await sql.migrate()
+
+
+def timers(settings: Settings) -> Timers:
+    """The saga's times."""
+    return Timers(
+        stock=timedelta(seconds=settings.stock_timeout_s),
+        payment=timedelta(seconds=settings.payment_timeout_s),
+        commit=timedelta(seconds=settings.commit_timeout_s),
+        whole=timedelta(seconds=settings.order_timeout_s),
+    )
+
+
+def _settings() -> Settings:
+    settings = load(Settings, PREFIX)
+    telemetry.instrument_redis()
+    return settings
+
+
+DATABASE = web.AppKey("database", Database)
+CARTS = web.AppKey("carts", Carts)

@@ -1,0 +1,343 @@
+"""HTML for shoppers: cart, checkout and order; an order also as JSON. Knows no driver.
+
+Everything here belongs to one shopper: no reply may be stored by a cache. Forms are taken from our
+own pages only.
+"""
+
+import re
+import secrets
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec import Meta, Struct
+
+from chassis.http import get, page, post, reply
+from chassis.http.strict import text_fault
+from chassis.pages import templates
+from chassis.problems import (
+    BadRequest,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from checkout.domain import MAX_QTY, Purchase, Qty
+from checkout.store.checkout import CartView, Checkout
+from checkout.store.orders import OrderView
+from checkout.store.problems import (
+    AlreadyOrdered,
+    CartFull,
+    EmptyCart,
+    PriceChanged,
+    UnknownPrice,
+)
+from shop_contracts.types import Currency, Sku
+
+CHECKOUT = web.AppKey("pages_checkout", Checkout)
+CART_TTL_S = web.AppKey("cart_ttl_s", int)
+
+COOKIE = "cart"
+PRIVATE = {"Cache-Control": "private, no-store"}
+# the edge puts the frame's fragments in; nobody keeps the page
+FRAMED = PRIVATE | {"Surrogate-Control": 'no-store, content="ESI/1.0"'}
+FORM = "application/x-www-form-urlencoded"
+MAX_FORM = 16_384
+MAX_FIELDS = 20
+_CART_ID = re.compile(r"[A-Za-z0-9_-]{32}")
+PAYMENTS = {
+    "tok_ok": "Test card that is accepted",
+    "tok_decline": "Test card that is declined",
+    "tok_slow": "Test card that takes its time",
+}
+
+_pages = templates("checkout")
+_cart_page = _pages.get_template("cart.html")
+_checkout_page = _pages.get_template("checkout.html")
+_order_page = _pages.get_template("order.html")
+_cart_fragment = _pages.get_template("cart_fragment.html")
+
+T = TypeVar("T")
+
+
+class AddForm(Struct, frozen=True, kw_only=True):
+    """Units of one SKU for the cart."""
+
+    sku: Sku
+    qty: Qty = 1
+
+
+class QtyForm(Struct, frozen=True, kw_only=True):
+    """The units that a line is to have."""
+
+    qty: Qty
+
+
+class CheckoutForm(Struct, frozen=True, kw_only=True):
+    """What the shopper says, and what the page said to the shopper."""
+
+    email: str
+    name: str = ""
+    payment: str
+    key: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,128}\Z")]
+    currency: Currency
+    quoted_total_minor: int
+
+
+async def cart(request: web.Request) -> web.Response:
+    """The cart."""
+    return _show_cart(await _cart(request))
+
+
+async def add_line(request: web.Request) -> web.Response:
+    """Put units into the cart, which begins to exist when it has to."""
+    form = await _form(request, AddForm)
+    try:
+        changed = await request.app[CHECKOUT].add_line(_cart_id(request), form.sku, form.qty)
+    except (UnknownPrice, CartFull) as refused:
+        return _show_cart(await _cart(request), refused.title, refused.status)
+    response = _go("/cart")
+    response.set_cookie(
+        COOKIE,
+        changed.id,
+        max_age=request.app[CART_TTL_S],
+        httponly=True,
+        samesite="Lax",
+        secure=request.headers.get("X-Forwarded-Proto") == "https",
+    )
+    return response
+
+
+async def change_line(request: web.Request) -> web.Response:
+    """Set the units of a line."""
+    form = await _form(request, QtyForm)
+    try:
+        await request.app[CHECKOUT].put_line(_known_cart(request), _sku(request), form.qty, None)
+    except (UnknownPrice, CartFull) as refused:
+        return _show_cart(await _cart(request), refused.title, refused.status)
+    return _go("/cart")
+
+
+async def remove_line(request: web.Request) -> web.Response:
+    """Take a line out."""
+    await _form(request, Struct)
+    await request.app[CHECKOUT].remove_line(_known_cart(request), _sku(request), None)
+    return _go("/cart")
+
+
+async def checkout(request: web.Request) -> web.Response:
+    """The form that orders the cart; back to the cart while it cannot be ordered."""
+    view = await _cart(request)
+    if view is None or not view.lines or view.total_minor is None:
+        return _go("/cart")
+    order_id = await request.app[CHECKOUT].living_order(view.cart_id)
+    return _go(f"/orders/{order_id}") if order_id else _show_checkout(view)
+
+
+async def order_cart(request: web.Request) -> web.Response:
+    """Order the cart, once, and go on to the order."""
+    form = await _form(request, CheckoutForm)
+    try:
+        purchase = _purchase(form)
+        accepted = await request.app[CHECKOUT].order_cart(_known_cart(request), form.key, purchase)
+    except AlreadyOrdered:
+        return await checkout(request)
+    except (EmptyCart, UnknownPrice, NotFound):
+        return _go("/cart")
+    except (PriceChanged, Invalid) as refused:
+        return _show_checkout(await request.app[CHECKOUT].cart(_known_cart(request)), form, refused)
+    return _go(f"/orders/{accepted.order_id}")
+
+
+async def order(request: web.Request) -> web.Response:
+    """The order: JSON, or a page for those who would rather read HTML."""
+    view = await request.app[CHECKOUT].order(_order_id(request))
+    vary = {"Vary": "Accept"}
+    if not prefers_html(request.headers.get(hdrs.ACCEPT, "")):
+        return reply(view, headers=PRIVATE | vary)
+    return page(_order_page.render(order=view), headers=FRAMED | vary)
+
+
+async def cart_fragment(request: web.Request) -> web.Response:
+    """The link to the cart with the number of units in it."""
+    view = await _cart(request)
+    units = sum(line.qty for line in view.lines) if view else 0
+    return page(_cart_fragment.render(units=units), headers=PRIVATE)
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether `text/html` is named with a higher weight than JSON."""
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        try:
+            weights[media] = float(quality)
+        except ValueError:
+            weights[media] = 0.0
+    return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)
+
+
+async def _cart(request: web.Request) -> CartView | None:
+    cart_id = _cart_id(request)
+    if cart_id is None:
+        return None
+    try:
+        return await request.app[CHECKOUT].cart(cart_id)
+    except NotFound:  # it has had its time, or its order is confirmed
+        return None
+
+
+def _show_cart(view: CartView | None, notice: str = "", status: int = 200) -> web.Response:
+    html = _cart_page.render(cart=view, notice=notice, max_qty=MAX_QTY)
+    return page(html, status=status, headers=FRAMED)
+
+
+def _show_checkout(
+    view: CartView, form: CheckoutForm | None = None, refused: PriceChanged | Invalid | None = None
+) -> web.Response:
+    html = _checkout_page.render(
+        cart=view,
+        # the same key until this shopper has an answer: asking twice cannot order twice
+        key=secrets.token_urlsafe(24) if form is None else form.key,
+        email=form.email if form else "",
+        name=form.name if form else "",
+        payments=PAYMENTS,
+        notice=refused.title if refused else "",
+    )
+    return page(html, status=refused.status if refused else 200, headers=FRAMED)
+
+
+def _purchase(form: CheckoutForm) -> Purchase:
+    given = {
+        "email": form.email.strip(),
+        "name": form.name.strip() or None,
+        "currency": form.currency,
+        "quoted_total_minor": form.quoted_total_minor,
+        "payment": {"token": form.payment},
+    }
+    try:
+        return msgspec.convert(given, Purchase)
+    except msgspec.ValidationError as error:
+        raise _Incomplete from error
+
+
+class _Incomplete(Invalid):
+    title = "Please check your e-mail address and your name"
+
+
+async def _form(request: web.Request, type_: type[T]) -> T:
+    """The form's fields. Raises Forbidden, UnsupportedMediaType, BadRequest, Invalid."""
+    _refuse_foreign(request)
+    if request.content_type != FORM:
+        raise UnsupportedMediaType(f"Send {FORM}.", headers={"Accept": FORM})
+    try:
+        text = (await request.read()).decode()
+        fields = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError as error:
+        raise BadRequest("The form cannot be read.") from error
+    if any(text_fault(value) for value in fields.values()):
+        raise Invalid("Control characters are not allowed here.")
+    try:
+        return msgspec.convert(fields, type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise Invalid("A field of the form is missing or wrong.") from error
+
+
+def _refuse_foreign(request: web.Request) -> None:
+    """Another site's form is not the shopper's will; browsers say which site it was."""
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get(hdrs.ORIGIN)
+    if site is not None:
+        foreign = site not in {"same-origin", "none"}
+    else:
+        ours = {request.host, request.headers.get("X-Forwarded-Host")}
+        foreign = origin is not None and urlsplit(origin).netloc not in ours
+    if foreign:
+        raise Forbidden("This form belongs to another site.")
+
+
+def _cart_id(request: web.Request) -> str | None:
+    found = request.cookies.get(COOKIE, "")
+    return found if _CART_ID.fullmatch(found) else None
+
+
+def _known_cart(request: web.Request) -> str:
+    cart_id = _cart_id(request)
+    if cart_id is None:
+        raise NotFound("There is no cart.")
+    return cart_id
+
+
+def _sku(request: web.Request) -> str:
+    try:
+        return msgspec.convert(request.match_info["sku"], Sku)
+    except msgspec.ValidationError as error:
+        raise NotFound from error
+
+
+def _order_id(request: web.Request) -> UUID:
+    try:
+        return msgspec.convert(request.match_info["order"], UUID)
+    except msgspec.ValidationError as error:
+        raise NotFound("There is no such order.") from error
+
+
+def _go(where: str) -> web.Response:
+    """See the other page, by GET."""
+    return web.Response(status=303, headers={"Location": where, **PRIVATE})
+
+
+_FORM_PROBLEMS = (BadRequest, Forbidden, UnsupportedMediaType, Invalid, NotFound, Unavailable)
+
+ROUTES = [
+    get("/cart", cart, summary="The cart page", media="text/html"),
+    post(
+        "/cart/lines",
+        add_line,
+        summary="Put units into the cart (form)",
+        status=303,
+        media="text/html",
+        max_body=MAX_FORM,
+        problems=_FORM_PROBLEMS,
+    ),
+    post(
+        "/cart/lines/{sku}",
+        change_line,
+        summary="Set the units of a line (form)",
+        status=303,
+        media="text/html",
+        max_body=MAX_FORM,
+        problems=_FORM_PROBLEMS,
+    ),
+    post(
+        "/cart/lines/{sku}/remove",
+        remove_line,
+        summary="Take a line out (form)",
+        status=303,
+        media="text/html",
+        max_body=MAX_FORM,
+        problems=_FORM_PROBLEMS,
+    ),
+    get("/checkout", checkout, summary="The checkout page", media="text/html"),
+    post(
+        "/checkout",
+        order_cart,
+        summary="Order the cart (form)",
+        status=303,
+        media="text/html",
+        max_body=MAX_FORM,
+        problems=_FORM_PROBLEMS,
+    ),
+    get(
+        "/orders/{order}",
+        order,
+        summary="An order and its way so far; HTML for those who prefer it",
+        reply=OrderView,
+        problems=(NotFound, Unavailable),
+    ),
+    get("/fragments/cart", cart_fragment, summary="The link to the cart", media="text/html"),
+]

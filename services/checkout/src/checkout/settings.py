@@ -1,0 +1,52 @@
+"""What an operator can set for checkout. Knows no default secret.
+
+The times of the saga hang together; settings that break their order are refused at start.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from shop_contracts.types import Currency
+
+Seconds = Annotated[int, Meta(ge=1, le=31_536_000)]
+PREFIX = "CHECKOUT_"
+EVENT_LAG_S = 30
+"""How late an event may be before the order of the times below would break."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Read from `CHECKOUT_<FIELD>`."""
+
+    redis_url: str
+    broker_url: str = ""
+    database_url: str = "sqlite+aiosqlite:///checkout.sqlite3"
+    host: str = "127.0.0.1"
+    port: int = 8104
+    relay_port: int = 0
+    worker_port: int = 0
+    api_keys_file: str | None = None
+    profile: Literal["dev", "test", "prod"] = "prod"
+    key_prefix: str = ""
+    currency: Currency = "EUR"
+    payment_provider: Literal["simulator"] = "simulator"
+    cart_ttl_s: Seconds = 30 * 86_400
+    hold_ttl_s: Seconds = 900
+    stock_timeout_s: Seconds = 60
+    payment_timeout_s: Seconds = 600
+    commit_timeout_s: Seconds = 60
+    order_timeout_s: Seconds = 1_200
+
+    def __post_init__(self) -> None:
+        if self.hold_ttl_s <= self.payment_timeout_s + self.commit_timeout_s + EVENT_LAG_S:
+            raise ValueError(
+                "CHECKOUT_HOLD_TTL_S must exceed CHECKOUT_PAYMENT_TIMEOUT_S + "
+                f"CHECKOUT_COMMIT_TIMEOUT_S + {EVENT_LAG_S}, or holds expire under paid orders"
+            )
+        steps = self.stock_timeout_s + self.payment_timeout_s + self.commit_timeout_s
+        if self.order_timeout_s < max(steps, self.hold_ttl_s):
+            raise ValueError(
+                "CHECKOUT_ORDER_TIMEOUT_S must cover the hold and the three steps' time-outs"
+            )
+        if self.profile == "prod" and self.payment_provider == "simulator":
+            raise ValueError("CHECKOUT_PAYMENT_PROVIDER: the simulator takes no money")

@@ -1,0 +1,1 @@
+"""Where checkout keeps things: carts in Redis, everything else in SQL."""

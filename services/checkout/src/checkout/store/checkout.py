@@ -1,0 +1,167 @@
+"""What a shopper does: look at a cart with its prices, and order it. Knows no HTTP and no SQL."""
+
+import asyncio
+import hashlib
+import re
+from contextlib import suppress
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from chassis.problems import Fault, NotFound
+from checkout import domain
+from checkout.domain import CancelRequested, Cart, CartLine, Purchase, Quote, Stay
+from checkout.store.carts import Carts
+from checkout.store.orders import Accepted, Orders, OrderView, UnknownOrder
+from checkout.store.problems import (
+    EmptyCart,
+    IdempotencyKeyRequired,
+    NotCancellable,
+    PriceChanged,
+    UnknownPrice,
+)
+from checkout.store.projections import Projections
+
+_KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')
+POLL_SECONDS = 0.05
+
+
+class CartView(Struct, frozen=True, kw_only=True):
+    """A cart at the prices in force; `total_minor` is null while a line has no price."""
+
+    cart_id: str
+    version: int
+    currency: str
+    lines: list[CartLine]
+    total_minor: int | None
+
+
+class Checkout:
+    """Carts, prices and orders together."""
+
+    def __init__(
+        self, carts: Carts, projections: Projections, orders: Orders, currency: str
+    ) -> None:
+        self._carts = carts
+        self._orders = orders
+        self._projections = projections
+        self._currency = currency
+
+    async def create_cart(self) -> CartView:
+        """A new, empty cart."""
+        return await self.priced(await self._carts.create())
+
+    async def cart(self, cart_id: str) -> CartView:
+        """The cart as it stands. Raises NotFound."""
+        return await self.priced(await self._carts.get(cart_id))
+
+    async def priced(self, cart: Cart) -> CartView:
+        """The cart with names and prices."""
+        quote = await self._quote(cart, None)
+        return CartView(
+            cart_id=cart.id,
+            version=cart.version,
+            currency=quote.currency,
+            lines=quote.lines,
+            total_minor=quote.total_minor,
+        )
+
+    async def put_line(self, cart_id: str, sku: str, qty: int, version: int | None) -> CartView:
+        """Set a line's units. Raises NotFound, PreconditionFailed, CartFull, UnknownPrice."""
+        await self._for_sale(sku)
+        return await self.priced(await self._carts.put(cart_id, sku, qty, version))
+
+    async def add_line(self, cart_id: str | None, sku: str, qty: int) -> Cart:
+        """Add units to a line, of a new cart if that one is gone. Raises CartFull, UnknownPrice."""
+        await self._for_sale(sku)
+        if cart_id is not None:
+            with suppress(NotFound):
+                return await self._carts.add(cart_id, sku, qty)
+        return await self._carts.add((await self._carts.create()).id, sku, qty)
+
+    async def remove_line(self, cart_id: str, sku: str, version: int | None) -> CartView:
+        """Take a line out. Raises NotFound, PreconditionFailed."""
+        return await self.priced(await self._carts.remove(cart_id, sku, version))
+
+    async def drop_cart(self, cart_id: str, version: int | None) -> None:
+        """Forget the cart. Raises NotFound, PreconditionFailed."""
+        await self._carts.drop(cart_id, version)
+
+    async def order_cart(self, cart_id: str, key: str | None, purchase: Purchase) -> Accepted:
+        """Order the cart; the same key again gets the same answer.
+
+        Raises NotFound, IdempotencyKeyRequired, IdempotencyKeyReused, AlreadyOrdered, EmptyCart,
+        UnknownPrice, PriceChanged. None of these is remembered under the key.
+        """
+        known = _KEY.fullmatch(key or "")
+        if known is None:
+            raise IdempotencyKeyRequired
+        fingerprint = hashlib.sha256(msgspec.json.encode(purchase)).digest()
+        answered = await self._orders.replay(cart_id, known[1], fingerprint)
+        if answered is not None:
+            return answered
+        quote = await self._quote(await self._carts.get(cart_id), purchase.currency)
+        _refuse(quote, purchase)
+        return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote)
+
+    async def living_order(self, cart_id: str) -> UUID | None:
+        """The order that sells this cart at the moment."""
+        return await self._orders.claimant(cart_id)
+
+    async def order(self, order_id: UUID) -> OrderView:
+        """The order. Raises NotFound."""
+        view = await self._orders.view(order_id)
+        if view is None:
+            raise NotFound("There is no such order.")
+        return view
+
+    async def outcome(self, order_id: UUID, seconds: float) -> OrderView | None:
+        """The order once it has come to its end, or None when that takes longer."""
+        try:
+            async with asyncio.timeout(seconds):
+                # other processes end the order: there is nothing here to be woken by
+                while not (view := await self.order(order_id)).status.terminal:  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            return None
+        return view
+
+    async def cancel(self, order_id: UUID) -> OrderView:
+        """Take the order back. Raises NotFound, NotCancellable."""
+        try:
+            decision = await self._orders.apply(order_id, CancelRequested())
+        except UnknownOrder as error:
+            raise NotFound("There is no such order.") from error
+        view = await self.order(order_id)
+        if decision.stay is Stay.REFUSED:
+            raise NotCancellable(order_status=view.status.value)
+        return view
+
+    async def _for_sale(self, sku: str) -> None:
+        offer = (await self._projections.offers({sku})).get(sku)
+        if offer is None or offer.withdrawn or not offer.prices:
+            raise UnknownPrice(errors=[_not_for_sale(sku)])
+
+    async def _quote(self, cart: Cart, currency: str | None) -> Quote:
+        offers = await self._projections.offers(cart.lines)
+        return domain.quote(cart.lines, offers, currency=currency, preferred=self._currency)
+
+
+def _refuse(quote: Quote, purchase: Purchase) -> None:
+    if not quote.lines:
+        raise EmptyCart
+    if quote.total_minor is None:
+        raise UnknownPrice(errors=[_not_for_sale(sku) for sku in quote.unavailable])
+    if purchase.quoted_total_minor not in {None, quote.total_minor}:
+        raise PriceChanged(
+            total_minor=quote.total_minor, currency=quote.currency, lines=quote.lines
+        )
+
+
+def _not_for_sale(sku: str) -> Fault:
+    return {
+        "pointer": f"/lines/{sku}",
+        "code": "unknown-price",
+        "detail": "It is not for sale just now.",
+    }

@@ -1,0 +1,59 @@
+"""What checkout refuses, each named for what the caller can do about it. Knows no store."""
+
+from chassis.problems import BadRequest, Conflict, Invalid
+
+
+class IdempotencyKeyRequired(BadRequest):
+    """Send a key of your own, so that asking twice cannot order twice."""
+
+    slug = "idempotency-key-required"
+    title = "Idempotency-Key is needed: 16 to 128 of A-Z a-z 0-9 _ -"
+
+
+class IdempotencyKeyReused(Invalid):
+    """Send another key with another body."""
+
+    slug = "idempotency-key-reused"
+    title = "This Idempotency-Key was used with another body"
+
+
+class CartFull(Invalid):
+    """Order what there is first, or take something out."""
+
+    slug = "cart-full"
+    title = "A cart holds at most 100 lines of at most 999 units"
+
+
+class EmptyCart(Invalid):
+    """Put something into the cart first."""
+
+    slug = "empty-cart"
+    title = "The cart is empty"
+
+
+class UnknownPrice(Invalid):
+    """Take the lines that `errors` points at out of the cart, or ask for another currency."""
+
+    slug = "unknown-price"
+    title = "Not every line of the cart has a price in one currency"
+
+
+class PriceChanged(Conflict):
+    """Show the customer the new total, then send it as `quoted_total_minor`."""
+
+    slug = "price-changed"
+    title = "The cart no longer costs what was quoted"
+
+
+class AlreadyOrdered(Conflict):
+    """The cart has an order: `order_id` names it."""
+
+    slug = "already-ordered"
+    title = "This cart is ordered already"
+
+
+class NotCancellable(Conflict):
+    """It is too late: `order_status` says how far the order is."""
+
+    slug = "not-cancellable"
+    title = "The order can no longer be cancelled"

@@ -1,0 +1,138 @@
+"""What other services say about SKUs, as far as it prices a cart. Newer replaces older."""
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from checkout.domain import Offer
+from checkout.store import tables
+from checkout.store.database import Database
+from shop_contracts.envelope import Event
+from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1
+from shop_contracts.events.stock import PriceChangedV1
+
+NAME_AT_MOST = 500
+
+
+class Projections:
+    """Names and prices by SKU."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def offers(self, skus: Collection[str]) -> dict[str, Offer]:
+        """What is known of these SKUs; those that nobody has told us of are missing."""
+        if not skus:
+            return {}
+        offers, products = tables.offers.c, tables.products.c
+        async with self._database.read() as connection:
+            prices = await connection.execute(
+                sa.select(offers.sku, offers.prices).where(offers.sku.in_(skus))
+            )
+            names = await connection.execute(
+                sa.select(products.sku, products.name, products.withdrawn).where(
+                    products.sku.in_(skus)
+                )
+            )
+            known = {sku: Offer(prices=price) for sku, price in prices}
+            for sku, name, withdrawn in names:
+                price = known[sku].prices if sku in known else {}
+                known[sku] = Offer(name=name, prices=price, withdrawn=withdrawn)
+        return known
+
+    async def price_changed(self, event: Event[PriceChangedV1]) -> None:
+        """Take over the prices for everybody, by currency."""
+        values = {
+            "prices": {
+                price.currency: price.amount_minor
+                for price in event.data.prices
+                if price.group is None and price.min_qty == 1
+            },
+            "version": event.meta.entityversion,
+        }
+        table = tables.offers
+
+        async def work(connection: AsyncConnection) -> None:
+            query = sa.select(table.c.version).where(table.c.sku == event.data.sku)
+            version = await connection.scalar(query.with_for_update())
+            if version is None:
+                await connection.execute(sa.insert(table).values(sku=event.data.sku, **values))
+            elif version < event.meta.entityversion:
+                await connection.execute(
+                    sa.update(table).where(table.c.sku == event.data.sku).values(**values)
+                )
+
+        await self._database.write(work)
+
+    async def product_published(self, event: Event[ProductPublishedV1]) -> None:
+        """Take over the name of every variant; a variant that is no longer there is withdrawn."""
+        product, version = event.data, event.meta.entityversion
+        names = {variant.sku: _name(product.name, variant.options) for variant in product.variants}
+        table = tables.products
+
+        async def work(connection: AsyncConnection) -> None:
+            known = await _versions(connection, event, names)
+            fresh = [sku for sku in names if sku not in known]
+            if fresh:
+                await connection.execute(
+                    sa.insert(table),
+                    [
+                        {
+                            "sku": sku,
+                            "product_id": product.product_id,
+                            "name": names[sku],
+                            "withdrawn": False,
+                            "version": version,
+                        }
+                        for sku in fresh
+                    ],
+                )
+            for sku, (owner, before) in known.items():
+                if owner == product.product_id and before >= version:
+                    continue
+                values: dict[str, object] = {"withdrawn": True, "version": version}
+                if sku in names:
+                    values |= {
+                        "name": names[sku],
+                        "product_id": product.product_id,
+                        "withdrawn": False,
+                    }
+                await connection.execute(
+                    sa.update(table).where(table.c.sku == sku).values(**values)
+                )
+
+        await self._database.write(work)
+
+    async def product_withdrawn(self, event: Event[ProductWithdrawnV1]) -> None:
+        """Sell none of its variants any more."""
+        product, version = event.data, event.meta.entityversion
+        table = tables.products
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(
+                sa.update(table)
+                .where(table.c.product_id == product.product_id, table.c.version < version)
+                .values(withdrawn=True, version=version)
+            )
+
+        await self._database.write(work)
+
+
+async def _versions(
+    connection: AsyncConnection, event: Event[ProductPublishedV1], names: Collection[str]
+) -> dict[str, tuple[object, int]]:
+    """Owner and version of every row that the product has, had, or takes over now."""
+    table = tables.products.c
+    rows = await connection.execute(
+        sa.select(table.sku, table.product_id, table.version)
+        .where(sa.or_(table.product_id == event.data.product_id, table.sku.in_(names)))
+        .with_for_update()
+    )
+    return {sku: (product_id, version) for sku, product_id, version in rows}
+
+
+def _name(product: str, options: dict[str, str]) -> str:
+    if not options:
+        return product
+    return f"{product} ({', '.join(options.values())})"[:NAME_AT_MOST]

@@ -1,0 +1,162 @@
+"""The tables of checkout's database, the same for SQLite and MariaDB. Opens no engine.
+
+Personal data stands in `order_private` and nowhere else, so that erasing it erases all of it.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+from bus.sql import inbox_table, outbox_table
+from checkout.domain import MAX_QTY, Asked, Op, Status
+from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
+
+METADATA = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """A moment, kept in UTC to the microsecond."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        precise = mysql.DATETIME(fsp=6) if dialect.name in {"mysql", "mariadb"} else sa.DateTime()
+        return dialect.type_descriptor(precise)
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        del dialect
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        del dialect
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _word(*words: str) -> sa.Enum:
+    return sa.Enum(*words, native_enum=False, length=32, create_constraint=False)
+
+
+def _one_of(column: str, words: type[Status] | type[Op] | type[Asked]) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{word.value}'" for word in words)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+_STATUS = _word(*(status.value for status in Status))
+# SKUs differ by case, whatever a database's default collation thinks of it
+SKU = sa.String(64).with_variant(sa.String(64, collation="utf8mb4_bin"), "mysql", "mariadb")
+_KEY = sa.String(128).with_variant(sa.String(128, collation="utf8mb4_bin"), "mysql", "mariadb")
+
+orders = sa.Table(
+    "orders",
+    METADATA,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("status", _STATUS, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("total_minor", sa.BigInteger, nullable=False),
+    sa.Column("reason", _word(*(reason.value for reason in CancelReason))),
+    sa.Column("shortages", sa.JSON, nullable=False),
+    sa.Column("cart_id", _KEY, nullable=False),
+    # the cart while this order may still sell it: one cart has one living order
+    sa.Column("claims_cart", _KEY, unique=True),
+    sa.Column("deadline_at", UtcTime, index=True),
+    sa.Column("placed_at", UtcTime, nullable=False),
+    sa.Column("updated_at", UtcTime, nullable=False),
+    _one_of("status", Status),
+    sa.CheckConstraint("total_minor >= 0", name="total"),
+    sa.CheckConstraint("(status = 'cancelled') = (reason IS NOT NULL)", name="reason"),
+)
+
+order_lines = sa.Table(
+    "order_lines",
+    METADATA,
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), primary_key=True),
+    sa.Column("line_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sku", SKU, nullable=False),
+    sa.Column("qty", sa.Integer, nullable=False),
+    sa.Column("name", sa.String(500), nullable=False),
+    sa.Column("unit_minor", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("order_id", "sku"),
+    sa.CheckConstraint(f"qty BETWEEN 1 AND {MAX_QTY}", name="qty"),
+    sa.CheckConstraint("unit_minor >= 0", name="unit"),
+)
+
+order_history = sa.Table(
+    "order_history",
+    METADATA,
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("from_status", _STATUS),
+    sa.Column("to_status", _STATUS, nullable=False),
+    sa.Column("cause", sa.String(64), nullable=False),
+    sa.Column("cause_event", sa.String(36)),
+    sa.Column("at", UtcTime, nullable=False),
+)
+
+order_private = sa.Table(
+    "order_private",
+    METADATA,
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), primary_key=True),
+    sa.Column("email", sa.String(254), nullable=False),
+    sa.Column("name", sa.String(200)),
+    sa.Column("address", sa.JSON(none_as_null=True)),
+    sa.Column("payment_token", sa.String(128), nullable=False),
+)
+
+payments = sa.Table(
+    "payments",
+    METADATA,
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), primary_key=True),
+    sa.Column("op", _word(*(op.value for op in Op)), primary_key=True),
+    sa.Column("state", _word(*(state.value for state in Asked)), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("psp_key", sa.String(64), nullable=False, unique=True),
+    sa.Column("psp_ref", sa.String(500)),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    # when to ask next; nothing to ask any more when it is null
+    sa.Column("next_at", UtcTime, index=True),
+    _one_of("op", Op),
+    _one_of("state", Asked),
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    METADATA,
+    sa.Column("scope", _KEY, primary_key=True),
+    sa.Column("idem_key", _KEY, primary_key=True),
+    sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+    sa.Column("order_id", sa.Uuid, nullable=False),
+    sa.Column("body", sa.LargeBinary(65_535), nullable=False),
+    sa.Column("expires_at", UtcTime, nullable=False, index=True),
+)
+
+offers = sa.Table(
+    "offers",
+    METADATA,
+    sa.Column("sku", SKU, primary_key=True),
+    sa.Column("prices", sa.JSON, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+
+products = sa.Table(
+    "products",
+    METADATA,
+    sa.Column("sku", SKU, primary_key=True),
+    sa.Column("product_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("name", sa.String(500), nullable=False),
+    sa.Column("withdrawn", sa.Boolean, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+
+outbox = outbox_table(METADATA)
+inbox = inbox_table(METADATA)

@@ -1,0 +1,186 @@
+"""Events in, deadlines and payments: all that moves an order on. Knows no driver."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, NoReturn, TypeAlias
+
+from msgspec import Struct
+
+from checkout.domain import Answer, DeadlinePassed, Op
+from checkout.provider import Provider
+from checkout.store.carts import Carts
+from checkout.store.orders import Ask, Orders
+from checkout.store.projections import Projections
+from shop_contracts.envelope import Event
+from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1
+from shop_contracts.events.stock import (
+    PriceChangedV1,
+    ReservationCommitFailedV1,
+    ReservationCommittedV1,
+    ReservationExpiredV1,
+    ReservationHeldV1,
+    ReservationRejectedV1,
+    ReservationReleasedV1,
+)
+
+log = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=30)
+PROVIDER_SECONDS = 10
+AT_ONCE = 16
+PAYMENT_POLL_SECONDS = 0.05
+SWEEP_SECONDS = 1.0
+CART_SECONDS = 0.2
+FORGET_SECONDS = 3_600.0
+FAILED_SECONDS = 1.0
+
+Answered: TypeAlias = (
+    ReservationHeldV1
+    | ReservationRejectedV1
+    | ReservationCommittedV1
+    | ReservationCommitFailedV1
+    | ReservationExpiredV1
+    | ReservationReleasedV1
+)
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """What the handlers and loops work on."""
+
+    orders: Orders
+    projections: Projections
+    carts: Carts
+    provider: Provider
+
+
+async def stock_answered(work: Work, event: Event[Answered]) -> None:
+    """A step of the order's hold: the saga's table says what follows."""
+    await work.orders.apply(event.data.order_id, event.data, event)
+
+
+async def price_changed(work: Work, event: Event[PriceChangedV1]) -> None:
+    """Carts are priced by the newest."""
+    await work.projections.price_changed(event)
+
+
+async def product_published(work: Work, event: Event[ProductPublishedV1]) -> None:
+    """Lines are named by the newest."""
+    await work.projections.product_published(event)
+
+
+async def product_withdrawn(work: Work, event: Event[ProductWithdrawnV1]) -> None:
+    """What is withdrawn cannot be ordered."""
+    await work.projections.product_withdrawn(event)
+
+
+async def payments(work: Work) -> NoReturn:
+    """Ask the provider what the saga wants of it, in no transaction, until there is an answer."""
+    asking: set[asyncio.Task[None]] = set()
+
+    async def step() -> bool:
+        if len(asking) == AT_ONCE:
+            await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        asks = await work.orders.claim_payments(AT_ONCE - len(asking), LEASE)
+        for ask in asks:
+            task = asyncio.create_task(_ask(work, ask))
+            asking.add(task)
+            task.add_done_callback(asking.discard)
+        return bool(asks)
+
+    try:
+        await _for_ever(step, PAYMENT_POLL_SECONDS)
+    finally:
+        # an answer that is not recorded now is asked for again when its lease is over
+        if asking:
+            await asyncio.wait(asking, timeout=PROVIDER_SECONDS)
+
+
+async def deadlines(work: Work) -> NoReturn:
+    """Let the orders know whose time has run out."""
+
+    async def step() -> bool:
+        for order_id in await work.orders.overdue():
+            await work.orders.apply(order_id, DeadlinePassed())
+        return False
+
+    await _for_ever(step, SWEEP_SECONDS)
+
+
+async def sold_carts(work: Work) -> NoReturn:
+    """Take what was confirmed out of its cart, and then let the cart be ordered again."""
+
+    async def step() -> bool:
+        for order_id, cart_id in await work.orders.sold_carts():
+            order = await work.orders.order(order_id)
+            if order is not None:
+                await work.carts.settle(cart_id, str(order_id), order.lines)
+                await work.orders.free_cart(order_id)
+        return False
+
+    await _for_ever(step, CART_SECONDS)
+
+
+async def old_keys(work: Work) -> NoReturn:
+    """Forget Idempotency-Keys after their time."""
+
+    async def step() -> bool:
+        await work.orders.forget_keys()
+        return False
+
+    await _for_ever(step, FORGET_SECONDS)
+
+
+async def _ask(work: Work, ask: Ask) -> None:
+    try:
+        async with asyncio.timeout(PROVIDER_SECONDS):
+            answer = await _answer(work.provider, ask)
+        await work.orders.answered(ask, answer)
+    except Exception as error:  # noqa: BLE001 - no answer, for whatever reason: ask again
+        log.warning("%s of order %s, attempt %d: %r", ask.op, ask.order_id, ask.attempt, error)
+        pause = timedelta(seconds=min(2 ** min(ask.attempt, 8) / 4, 60))
+        with suppress(Exception):  # the lease ends by itself
+            await work.orders.later(ask, pause)
+
+
+async def _answer(provider: Provider, ask: Ask) -> Answer:
+    match ask.op:
+        case Op.AUTH:
+            return await provider.authorise(ask.key, ask.token, ask.amount_minor, ask.currency)
+        case Op.CAPTURE:
+            return await provider.capture(ask.key, ask.ref, ask.amount_minor)
+        case Op.VOID:
+            return await provider.void(ask.key, ask.ref)
+
+
+async def _for_ever(step: Callable[[], Awaitable[bool]], pause_s: float) -> NoReturn:
+    """Repeat the step, at once while it finds more to do; a failed one is tried again."""
+    while True:
+        try:
+            more = await step()
+        except Exception:
+            log.exception("a step failed and is tried again")
+            await asyncio.sleep(FAILED_SECONDS)
+        else:
+            if not more:
+                await asyncio.sleep(pause_s)
+
+
+Handler: TypeAlias = Callable[[Work, Event[Any]], Awaitable[None]]
+
+STOCK_HANDLERS: dict[type[Any], Handler] = {
+    ReservationHeldV1: stock_answered,
+    ReservationRejectedV1: stock_answered,
+    ReservationCommittedV1: stock_answered,
+    ReservationCommitFailedV1: stock_answered,
+    ReservationReleasedV1: stock_answered,
+    ReservationExpiredV1: stock_answered,
+    PriceChangedV1: price_changed,
+}
+CATALOG_HANDLERS: dict[type[Any], Handler] = {
+    ProductPublishedV1: product_published,
+    ProductWithdrawnV1: product_withdrawn,
+}
+LOOPS = (payments, deadlines, sold_carts, old_keys)
