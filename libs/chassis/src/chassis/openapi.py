@@ -15,6 +15,10 @@ from chassis.http.routes import Route
 
 _REF = "#/components/schemas/{name}"
 _VARIABLE = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
+# JSON Schema takes 85.0 for an integer; the services do not.
+_NUMBERS = (
+    "Integers are written without a fraction: `85.0` is refused where an integer is asked for."
+)
 # What reading a body can refuse, whatever the route does with it.
 _BODY = (
     problems.MalformedJson,
@@ -43,10 +47,9 @@ def document(name: str, version: str, description: str, routes: Sequence[Route])
         "info": {
             "title": name,
             "version": version,
-            "description": description or f"The HTTP API of {name}.",
+            "description": f"{description or f'The HTTP API of {name}.'} {_NUMBERS}",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         # Relative to this document: the root of a service itself, and /api behind the edge.
         "servers": [{"url": ".."}],
         "paths": paths,
