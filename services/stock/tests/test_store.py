@@ -41,23 +41,23 @@ async def numbers(store: StockStore, sku: str) -> tuple[int, int, int]:
     return found.available, found.reserved, found.version
 
 
-async def events(redis: Redis, store: StockStore) -> list[Event[Fact]]:
-    return [build(fields) for _, fields in await redis.xrange(store.outbox)]  # type: ignore[misc, arg-type]  # decode_responses
+async def events(redis: Any, store: StockStore) -> list[Event[Fact]]:
+    return [build(fields) for _, fields in await redis.xrange(store.outbox)]
 
 
 async def told(redis: Redis, store: StockStore) -> list[str]:
     return [event.meta.key for event in await events(redis, store)]
 
 
-async def state(redis: Redis, settings: Settings, order: UUID) -> str | None:
-    found = await redis.hget(f"{settings.key_prefix}{{s0}}:r:{order}", "state")  # type: ignore[misc]  # as above
+async def state(redis: Any, settings: Settings, order: UUID) -> str | None:
+    found = await redis.hget(f"{settings.key_prefix}{{s0}}:r:{order}", "state")
     return found if isinstance(found, str) else None
 
 
-async def let_pass(redis: Redis, settings: Settings, order: UUID) -> None:
+async def let_pass(redis: Any, settings: Settings, order: UUID) -> None:
     """The hold's time is over, without waiting for it."""
     slot = f"{settings.key_prefix}{{s0}}:"
-    await redis.hset(f"{slot}r:{order}", "exp", "1")  # type: ignore[misc]  # as above
+    await redis.hset(f"{slot}r:{order}", "exp", "1")
     await redis.zadd(f"{slot}exp", {str(order): 1})
 
 
@@ -767,7 +767,7 @@ async def _follow(
 
 
 async def _agree(
-    redis: Redis, settings: Settings, store: StockStore, model: Model, orders: list[UUID]
+    redis: Any, settings: Settings, store: StockStore, model: Model, orders: list[UUID]
 ) -> None:
     slot = f"{settings.key_prefix}{{s0}}:"
     for place, order in enumerate(orders):
@@ -777,8 +777,8 @@ async def _agree(
     published = await events(redis, store)
     assert len(published) == len({event.meta.id for event in published})
     for sku in SKUS:
-        q = await redis.hgetall(f"{slot}q:{sku}")  # type: ignore[misc]  # as above
-        counters = [int(q[field]) for field in ("avail", "resv", "sold", "recv")]  # type: ignore[index, arg-type]  # decode_responses
+        q = await redis.hgetall(f"{slot}q:{sku}")
+        counters = [int(q[field]) for field in ("avail", "resv", "sold", "recv")]
         assert model.units[sku] == counters
         assert counters[3] == sum(counters[:3])
         assert min(counters) >= 0

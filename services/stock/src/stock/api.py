@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Meta, Struct
 
 from chassis import telemetry
 from chassis.http import get, post, put, query, read, reply
+from chassis.http.reading import CLOSE
 from chassis.problems import BadRequest, Fault, Invalid, NotFound, TooLarge, UnsupportedMediaType
 from feeds import jobs
 from feeds.rows import BadUpload, FeedError, NoSuchJob
@@ -164,9 +166,11 @@ class _Form:
         self._reader = await self._request.multipart()
         found: dict[str, str] = {}
         while (part := await self._next()) is not None and part.filename is None:
-            text = await part.read_chunk(MAX_FIELD)
-            if not part.at_eof() and await part.read_chunk(1):
-                raise TooLarge(f"A field takes at most {MAX_FIELD} bytes.")
+            text = bytearray()
+            async for chunk in _chunks(part):
+                text += chunk
+                if len(text) > MAX_FIELD:
+                    raise TooLarge(f"A field takes at most {MAX_FIELD} bytes.", headers=CLOSE)
             found[part.name or ""] = text.decode()
         self._part = part
         if unknown := found.keys() - {"format", "mapping", "currency"}:
@@ -202,7 +206,8 @@ def _feed_problems() -> Iterator[None]:
         raise TooLarge(str(error)) from error
     except FeedError as error:
         raise BadFeed(str(error), code=error.code) from error
-    except ValueError as error:  # what aiohttp says of broken framing and text
+    except (ValueError, HttpProcessingError, web.RequestPayloadError) as error:
+        # what aiohttp and the text codec say of a form that is none
         raise BadRequest("The multipart body is malformed.") from error
 
 
