@@ -1,5 +1,8 @@
 """One profile's stack from the outside: the client of its supervisor. Prints nothing."""
 
+import fcntl
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import msgspec
 from shop import records, services
 from shop.process import Process, State
 from shop.profiles import ROOT, Profile, profile
-from shop.supervisor import SOCKET, Request, short_path
+from shop.supervisor import LOCK, SOCKET, Request, short_path
 
 BOOT_WITHIN = 30.0
 LINE = 400
@@ -116,22 +119,36 @@ class Stack:
 
     def down(self) -> None:
         """Stop everything in reverse order, and what a dead supervisor left behind."""
+        supervisor = self.supervisor()
         if self.up():
             self._last(Request("shutdown"))
-            deadline = time.monotonic() + BOOT_WITHIN
-            while self.up() and time.monotonic() < deadline:
-                time.sleep(0.05)
+        deadline = time.monotonic() + BOOT_WITHIN
+        while supervisor and records.members(supervisor):
+            if time.monotonic() > deadline:
+                records.kill_group(supervisor, signal.SIGKILL)
+            time.sleep(0.05)
         records.stop(self.run)
+
+    def supervisor(self) -> int | None:
+        """The pid of the supervisor; None when none runs."""
+        descriptor = os.open(self.run / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(os.read(descriptor, 20) or b"0") or None
+        finally:
+            os.close(descriptor)
+        return None
 
     def _boot(self) -> None:
         if self.up():
             return
         log = (self.profile.folder("log") / "supervisor.log").open("ab")
         with log:
-            daemon = _daemon(self.run, log)
+            _daemon(self.run, log)
         deadline = time.monotonic() + BOOT_WITHIN
         while not self.up():
-            if daemon.poll() not in (None, 0) or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise StackFailed(f"the supervisor did not start:\n{tail(Path(log.name))}")
             time.sleep(0.05)
 
@@ -158,14 +175,14 @@ class Stack:
         return _final(self._ask(request))
 
 
-def _daemon(run: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+def _daemon(run: Path, log: IO[bytes]) -> None:
+    subprocess.run(
         [sys.executable, "-m", "shop.supervisor", str(run)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         cwd=ROOT,
-        start_new_session=True,
+        check=True,
     )
 
 

@@ -28,7 +28,7 @@ SOCKET = "supervisor.sock"
 LOCK = "supervisor.lock"
 STEADY = 60.0
 SLOWEST = 30.0
-DEATHS_BEFORE_READY = 4
+DEATHS_BEFORE_READY = 3
 LOG_LIMIT = 20 * 1024 * 1024
 REQUEST_LIMIT = 4 * 1024 * 1024
 
@@ -83,6 +83,8 @@ class Child:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        if self.state != "stopped":
+            self.turn("stopped")
 
     async def _keep(self) -> None:
         pause = 0.5
@@ -311,13 +313,18 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Iterable[str]) -> None:
-    """Run the supervisor of the run folder given; at most one per folder."""
+    """Run the supervisor of the run folder given, detached; at most one per folder."""
     folder = Path(next(iter(arguments)))
+    if os.fork():
+        return
+    os.setsid()
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
+    os.truncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
     asyncio.run(_run(folder))
 
 

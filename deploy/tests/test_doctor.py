@@ -1,0 +1,78 @@
+"""What doctor finds, on this very machine."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shop import doctor, packages, profiles
+from shop.profiles import Profile
+from shop.stack import Stack
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+def a_stack(folder: Path, port: int) -> Stack:
+    return Stack(Profile("small", {"varnish": port}, folder), mariadb=False)
+
+
+def test_a_taken_port_is_named_with_its_owner(tmp_path: Path, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+
+    found = list(doctor.taken_ports(a_stack(tmp_path, port)))
+
+    assert 1 == len(found)
+    assert found[0].grave
+    assert f"port {port} (varnish) is taken by " in found[0].what
+    assert f"(pid {os.getpid()})" in found[0].what
+
+
+def test_a_free_port_is_no_finding(tmp_path: Path, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+
+    assert [] == list(doctor.taken_ports(a_stack(tmp_path, port)))
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(packages.PRESENT, "varnish-modules", lambda: False)
+
+    found = [f for f in doctor.examine(a_stack(tmp_path, 1)) if "varnish-modules" in f.what]
+
+    assert "package varnish-modules is missing" == found[0].what
+    assert "apt-get install varnish-modules" in found[0].advice
+
+
+def test_no_two_profiles_share_a_port() -> None:
+    found = [profiles.profile(name) for name in ("shop", "test", "try")]
+    ports = [port for profile in found for port in profile.ports.values()]
+
+    assert len(set(ports)) == len(ports)
+
+
+def test_no_port_is_a_default_of_its_server() -> None:
+    defaults = {9200, 9300, 6379, 16379, 5672, 15672, 25672, 4369, 5552, 15692, 3306, 6081, 6082}
+
+    assert set() == defaults & set(profiles.profile("shop").ports.values())
+
+
+def test_an_offset_moves_every_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = profiles.profile("shop").ports
+    monkeypatch.setenv("SHOP_PORT_OFFSET", "1000")
+
+    after = profiles.profile("shop").ports
+
+    assert {name: port + 1000 for name, port in before.items()} == after
+
+
+def test_an_unknown_profile_is_refused_with_the_known_names() -> None:
+    with pytest.raises(profiles.UnknownProfile, match="shop, test, try"):
+        profiles.profile("production")
