@@ -227,9 +227,12 @@ class CatalogStore:
         return [outcomes[n] for n in range(len(rows))]
 
     async def _take_apart(self, rows: Mapping[int, tuple[str, Draft]]) -> dict[int, Outcome]:
-        """What became of rows that share no name; a row that met another writer is left out."""
+        """What became of rows that share no key or SKU; one that met another writer is left out."""
         plans, outcomes = await self._planned(rows)
-        lost = await self._claims.take([it for plan in plans.values() for it in plan.claims])
+        wishes = [it for plan in plans.values() for it in plan.claims]
+        # of rows with one name the first may have the plain slug
+        first = {(it.kind, it.name): it for it in reversed(wishes)}
+        lost = await self._claims.take(list(first.values())) | {*wishes} - {*first.values()}
         for row, plan in list(plans.items()):
             if skus := [it.name for it in plan.claims if it.kind == "sku" and it in lost]:
                 reason = f"another product has the SKU {skus[0]}"
@@ -370,13 +373,12 @@ def _uuid(text: str) -> UUID | None:
 
 
 def _apart(waiting: Iterable[int], rows: Sequence[tuple[str, Draft]]) -> list[int]:
-    """The first of the rows that may be taken at once: no two share a key, a SKU or a slug."""
+    """The first of the rows that may be taken at once: no two share a key or a SKU."""
     seen: set[tuple[str, str]] = set()
     apart: list[int] = []
     for n in waiting:
         key, draft = rows[n]
-        slug = draft.slug or domain.slugify(draft.name)
-        names = {("key", key), ("slug", slug), *(("sku", sku) for sku in draft.skus)}
+        names = {("key", key), *(("sku", sku) for sku in draft.skus)}
         if not names & seen:
             apart.append(n)
         seen |= names
