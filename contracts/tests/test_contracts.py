@@ -22,7 +22,7 @@ from shop_contracts.envelope import (
 from shop_contracts.events import BY_KEY, EVENTS, OWNER_OF
 from shop_contracts.topology import TOPOLOGY, queue
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = build.ROOT / "examples"
 GOLDEN = sorted(EXAMPLES.glob("*/*.json"))
 INVALID = sorted(EXAMPLES.glob("*/invalid/*.json"))
 

@@ -14,7 +14,7 @@ from shop_contracts.events import EVENTS
 from shop_contracts.events.base import Fact
 from shop_contracts.topology import TOPOLOGY
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parent / "data"
 
 
 def portable(schema: Any) -> Any:
