@@ -16,6 +16,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float = 1.0
     debug: bool = False
     api_keys_file: str | None = None
+    spool_dir: Path = Path("spool")
 
 
 GOOD = {"SHOP_PORT": "8101", "SHOP_STORE_URL": "redis://127.0.0.1/0"}
@@ -25,6 +26,12 @@ def test_texts_become_the_types_of_the_fields() -> None:
     loaded = settings.load(Settings, "SHOP_", {**GOOD, "SHOP_DEBUG": "true", "SHOP_RATIO": "0.5"})
 
     assert Settings(port=8101, store_url="redis://127.0.0.1/0", debug=True, ratio=0.5) == loaded
+
+
+def test_a_directory_becomes_a_path() -> None:
+    loaded = settings.load(Settings, "SHOP_", {**GOOD, "SHOP_SPOOL_DIR": "var/spool"})
+
+    assert Path("var/spool") == loaded.spool_dir
 
 
 def test_a_value_may_stand_in_a_file(tmp_path: Path) -> None:

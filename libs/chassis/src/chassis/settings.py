@@ -34,7 +34,7 @@ def load(cls: type[T], prefix: str, env: Mapping[str, str] = os.environ) -> T:
                 if field.required:
                     wrong.append(f"{name} is missing")
                 continue
-            values[field.name] = msgspec.convert(text, field.type, strict=False)
+            values[field.name] = msgspec.convert(text, field.type, strict=False, dec_hook=_made)
         except msgspec.ValidationError as error:
             wrong.append(f"{name}: {_without_input(str(error))}")
         except ValueError as error:
@@ -45,6 +45,12 @@ def load(cls: type[T], prefix: str, env: Mapping[str, str] = os.environ) -> T:
         return cls(**values)
     except (TypeError, ValueError) as error:  # a __post_init__ that relates two fields
         raise SettingsError([str(error)]) from error
+
+
+def _made(type_: type, text: str) -> object:
+    if type_ is Path:
+        return Path(text)
+    raise NotImplementedError
 
 
 def _text(name: str, env: Mapping[str, str]) -> str | None:
