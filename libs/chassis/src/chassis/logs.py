@@ -52,6 +52,8 @@ def setup(service: str, level: str = "INFO") -> None:
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(capture=True)
+    # A line for each request to the store; spans and its own warnings say what matters.
+    logging.getLogger("elastic_transport").setLevel(logging.WARNING)
 
 
 def _add_span(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
