@@ -46,7 +46,10 @@ def drop(user: str | None, *reach: Path) -> list[str]:
         return []
     caps = "-all" if all(_open(path) for path in reach) else "-all,+dac_override"
     prefix = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--inh-caps", caps]
-    return prefix if caps == "-all" else [*prefix, "--ambient-caps", caps]
+    if caps == "-all":
+        return prefix
+    # without that bit access(2), which Java and Erlang ask first, ignores the capability
+    return [*prefix, "--ambient-caps", caps, "--securebits", "+no_setuid_fixup"]
 
 
 def _open(path: Path) -> bool:

@@ -58,35 +58,31 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
 
 
 def redis_stock(profile: Profile) -> Process:
-    """Redis for quantities and prices: nothing is evicted, every write is on disk when told."""
-    keeps = ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"]
-    access = (
-        "~{s*}:* +@read +@write +@stream +@transaction +@connection +eval +evalsha"
-        " +script|load +script|exists -@dangerous -@admin +info +time"
-    )
-    return _redis(profile, "redis-stock", ["maxmemory 256mb", *keeps], "stock", access)
+    """Redis for quantities and prices."""
+    return _redis(profile, "redis-stock")
 
 
 def redis_carts(profile: Profile) -> Process:
-    """Redis for carts: the least used ones with a time to live go first when memory is short."""
-    keeps = ["appendonly yes", "appendfsync everysec", "maxmemory-policy volatile-lru"]
-    access = (
-        "~cart:* +@read +@write +@transaction +@connection +eval +evalsha"
-        " +script|load +script|exists -@dangerous -@admin +info +time"
-    )
-    return _redis(profile, "redis-carts", ["maxmemory 128mb", *keeps], "checkout", access)
+    """Redis for carts."""
+    return _redis(profile, "redis-carts")
 
 
-def _redis(profile: Profile, name: str, keeps: list[str], user: str, access: str) -> Process:
+def redis_config(profile: Profile, name: str, *, bind: str, port: int, folder: Path) -> str:
+    """The configuration of a Redis, with the passwords of its two users in it."""
+    keeps, user, access = REDIS[name]
+    lines = [f"bind {bind}", f"port {port}", f"dir {_quoted(folder)}", 'save ""', *keeps]
+    lines += [f"user default on >{secret(profile, 'redis_admin')} ~* &* +@all"]
+    lines += [f"user {user} on >{secret(profile, f'redis_{user}')} {access}"]
+    return "\n".join(lines) + "\n"
+
+
+def _redis(profile: Profile, name: str) -> Process:
     home = profile.folder(name)
     port = profile.ports[name]
-    admin = secret(profile, "redis_admin")
-    lines = ["bind 127.0.0.1", f"port {port}", f"dir {_quoted(home)}", 'save ""', *keeps]
-    lines += [f"user default on >{admin} ~* &* +@all"]
-    lines += [f"user {user} on >{secret(profile, f'redis_{user}')} {access}"]
     config = home / "redis.conf"
-    write_private(config, "\n".join(lines) + "\n")
-    ping = f"AUTH {admin}\r\nPING\r\n".encode()
+    text = redis_config(profile, name, bind="127.0.0.1", port=port, folder=home)
+    write_private(config, text)
+    ping = f"AUTH {secret(profile, 'redis_admin')}\r\nPING\r\n".encode()
     return _server(
         profile,
         name,
@@ -111,7 +107,7 @@ def rabbitmq(profile: Profile) -> Process:
     home = profile.folder("rabbitmq")
     ports = profile.ports
     definitions = home / "definitions.json"
-    write_private(definitions, msgspec.json.encode(_definitions(profile)).decode())
+    write_private(definitions, msgspec.json.encode(broker_definitions(profile)).decode())
     config = [
         f"listeners.tcp.1 = 127.0.0.1:{ports['rabbitmq']}",
         "management.tcp.ip = 127.0.0.1",
@@ -119,15 +115,10 @@ def rabbitmq(profile: Profile) -> Process:
         "prometheus.tcp.ip = 127.0.0.1",
         f"prometheus.tcp.port = {ports['rabbitmq-prometheus']}",
         f"load_definitions = {definitions}",
-        f"max_message_size = {MAX_MESSAGE}",
-        "vm_memory_high_watermark.absolute = 1GB",
-        "disk_free_limit.absolute = 500MB",
-        "log.console = true",
-        "log.file = false",
+        *RABBITMQ,
     ]
     (home / "rabbitmq.conf").write_text("\n".join(config) + "\n")
-    plugins = ["rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_consistent_hash_exchange"]
-    (home / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
+    (home / "enabled_plugins").write_text(f"[{','.join(RABBITMQ_PLUGINS)}].\n")
     env = {
         "HOME": str(home),
         "ERL_EPMD_PORT": str(ports["epmd"]),
@@ -173,7 +164,8 @@ def _rabbitmq_program() -> Path:
     return found[-1]
 
 
-def _definitions(profile: Profile) -> dict[str, object]:
+def broker_definitions(profile: Profile) -> dict[str, object]:
+    """The broker's users, virtual hosts and permissions; passwords only as hashes."""
     salt = secret(profile, "rabbitmq_salt").encode()[:4]
 
     def user(name: str, *tags: str) -> dict[str, object]:
@@ -220,16 +212,12 @@ def elasticsearch(profile: Profile) -> Process:
     settings = {
         "cluster.name": f"shop-{profile.name}",
         "node.name": "shop",
-        "discovery.type": "single-node",
         "path.data": str(home / "data"),
         "path.logs": str(home / "log"),
         "network.host": "127.0.0.1",
         "http.port": ports["elasticsearch"],
         "transport.port": ports["elasticsearch-transport"],
-        "xpack.security.enabled": False,
-        "action.destructive_requires_name": True,
-        "cluster.max_shards_per_node": 3000,
-        "cluster.routing.allocation.disk.threshold_enabled": False,
+        **ELASTICSEARCH,
     }
     lines = [f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items()]
     (config / "elasticsearch.yml").write_text("\n".join(lines) + "\n")
@@ -375,6 +363,53 @@ def _quoted(path: Path) -> str:
     return f'"{path}"'
 
 
+STOCK_ACCESS = (
+    "~{s*}:* +@read +@write +@stream +@transaction +@connection +eval +evalsha"
+    " +script|load +script|exists -@dangerous -@admin +info +time"
+)
+CARTS_ACCESS = (
+    "~cart:* +@read +@write +@transaction +@connection +eval +evalsha"
+    " +script|load +script|exists -@dangerous -@admin +info +time"
+)
+# what each keeps, whose it is, and what its owner may do
+REDIS: dict[str, tuple[list[str], str, str]] = {
+    # nothing is evicted, every write is on disk when told
+    "redis-stock": (
+        ["maxmemory 256mb", "appendonly yes", "appendfsync always", "maxmemory-policy noeviction"],
+        "stock",
+        STOCK_ACCESS,
+    ),
+    # the least used carts with a time to live go first when memory is short
+    "redis-carts": (
+        [
+            "maxmemory 128mb",
+            "appendonly yes",
+            "appendfsync everysec",
+            "maxmemory-policy volatile-lru",
+        ],
+        "checkout",
+        CARTS_ACCESS,
+    ),
+}
+RABBITMQ = [
+    f"max_message_size = {MAX_MESSAGE}",
+    "vm_memory_high_watermark.absolute = 1GB",
+    "disk_free_limit.absolute = 500MB",
+    "log.console = true",
+    "log.file = false",
+]
+RABBITMQ_PLUGINS = [
+    "rabbitmq_management",
+    "rabbitmq_prometheus",
+    "rabbitmq_consistent_hash_exchange",
+]
+ELASTICSEARCH: dict[str, object] = {
+    "discovery.type": "single-node",
+    "xpack.security.enabled": False,
+    "action.destructive_requires_name": True,
+    "cluster.max_shards_per_node": 3000,
+    "cluster.routing.allocation.disk.threshold_enabled": False,
+}
 SERVERS: dict[str, Callable[[Profile], Process]] = {
     "redis-stock": redis_stock,
     "redis-carts": redis_carts,
