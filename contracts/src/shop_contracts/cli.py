@@ -1,0 +1,46 @@
+"""The `contracts` command: finds a verb in COMMANDS and runs it. Knows no verb's arguments.
+
+A verb is a module with `arguments(parser)`, which declares them, and `run(options)`, which
+returns the exit code: 0 holds, 1 does not hold, 2 cannot tell. It is imported when it is called,
+so that no verb needs the libraries of another one.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the console script exits with what this returns."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="contracts", description="The events of the shop.")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, (module, help_) in COMMANDS.items():
+        verb = verbs.add_parser(name, help=help_, description=help_)
+        if words[:1] == [name]:
+            try:
+                command = import_module(module)
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith("shop_contracts"):
+                    raise
+                sys.stderr.write(
+                    f"`contracts {name}` needs {error.name}: pip install 'shop-contracts[kit,amqp]'\n"
+                )
+                return 2
+            command.arguments(verb)
+            verb.set_defaults(run=command.run)
+    options = parser.parse_args(words)
+    code: int = options.run(options)
+    return code
+
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "validate": ("shop_contracts.kit.verbs.validate", "check events against their contracts"),
+    "sample": ("shop_contracts.kit.verbs.sample", "write valid events of a type"),
+    "verify": ("shop_contracts.kit.verbs.verify", "check a consumer's or a producer's side"),
+    "expect": ("shop_contracts.kit.verbs.expect", "record what a consumer reads"),
+    "export": ("shop_contracts.kit.verbs.export", "write expectations in another tool's form"),
+    "mock": ("shop_contracts.kit.verbs.mock", "play golden events into a broker"),
+    "tap": ("shop_contracts.kit.verbs.tap", "check the live traffic of a broker"),
+}
