@@ -30,6 +30,7 @@ async def native(stack: Any) -> AsyncIterator[Stack]:
 @pytest.fixture(scope="session")
 async def shop(native: Stack) -> AsyncIterator[ShopClient]:
     async with ShopClient.open(native.profile) as client:
+        await client.reachable()
         yield client
 
 

@@ -43,7 +43,7 @@ async def test_an_order_for_two_units_is_confirmed_and_every_record_agrees(
     assert 2_500 == order["total_minor"]
     level = await shop.get(f"/api/products/{sku}/stock")
     assert (3, 3, 0) == (level["available"], level["on_hand"], level["reserved"])
-    ledger = (await shop.get(f"/api/products/{sku}/ledger"))["movements"]
+    ledger = (await shop.get(f"/api/products/{sku}/ledger"))["items"]
     assert 3 == sum(move["available"] for move in ledger)
     assert 2 == sum(move["sold"] for move in ledger)
     about = [

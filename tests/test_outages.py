@@ -25,21 +25,16 @@ PROCESSES = {
 }
 
 
-async def status(shop: ShopClient, path: str) -> int:
-    async with shop.http.get(shop.edge + path) as answer:
-        return answer.status
-
-
 @pytest.mark.parametrize("stopped", list(PROCESSES))
 async def test_with_one_service_stopped_the_other_three_answer(
     stopped: str, shop: ShopClient, native: Stack
 ) -> None:
     await asyncio.to_thread(native.stop, *PROCESSES[stopped])
     try:
-        answers = {name: await status(shop, path) for name, path in ANSWERS.items()}
+        answers = {name: await shop.status(path) for name, path in ANSWERS.items()}
     finally:
         await asyncio.to_thread(native.start, list(PROCESSES[stopped]))
-        await until(lambda: status(shop, ANSWERS[stopped]), lambda code: code == 200)
+        await shop.reachable()
 
     assert 503 == answers.pop(stopped)
     assert {200} == set(answers.values())
@@ -53,7 +48,7 @@ async def test_search_catches_up_with_what_happened_while_it_was_away(
     await shop.send("PUT", f"/api/products/{sku}/stock", {"stock": 0, "action": "set"})
     await asyncio.to_thread(native.start, list(PROCESSES["search"]))
 
-    await until(lambda: status(shop, ANSWERS["search"]), lambda code: code == 200)
+    await shop.reachable()
     await until(lambda: shop.found(sku, in_stock="true"), lambda hits: not hits)
     assert await shop.found(sku)
 

@@ -15,7 +15,7 @@ import aiohttp
 from bus.replay import Logged, follow
 from shop.profiles import Profile
 from shop.secrets import api_key
-from shop.servers import amqp
+from shop.servers import SERVICES, amqp
 
 T = TypeVar("T")
 
@@ -60,6 +60,20 @@ class ShopClient:
         """The client of the shop that runs in this profile."""
         async with aiohttp.ClientSession() as http:
             yield cls(http, profile.url("edge"), api_key(profile), amqp(profile, "admin"))
+
+    async def reachable(self) -> None:
+        """Wait until the edge reaches every service; it asks for their health now and then."""
+
+        async def missing() -> list[str]:
+            answers = {name: await self.status(f"/api/{name}/openapi.json") for name in SERVICES}
+            return [name for name, status in answers.items() if status != HTTPStatus.OK]
+
+        await until(missing, lambda names: not names)
+
+    async def status(self, path: str) -> int:
+        """The status that anybody gets at the edge's `path`."""
+        async with self.http.get(self.edge + path) as answer:
+            return answer.status
 
     async def send(
         self, method: str, path: str, body: Any = None, *, status: int = 200, **headers: str
