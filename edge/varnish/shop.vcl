@@ -84,8 +84,7 @@ sub vcl_backend_response {
         && beresp.http.Content-Type ~ "^text/html") {
         set beresp.do_esi = true;
     }
-    if (bereq.http.X-Edge-Kind != "public" || bereq.uncacheable) {
-        set beresp.uncacheable = true;
+    if (bereq.uncacheable) {
         return (deliver);
     }
     # The client side then looks for something stale; delivering would drop what there is.
