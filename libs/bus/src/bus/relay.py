@@ -47,8 +47,9 @@ async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
                 log.info("relay of %s holds the lease", owner)
                 while True:
                     await _forward(exchange, owner, outbox)
-        except BROKER_ERRORS as error:
-            log.warning("relay of %s starts again: %r", owner, error)
+        except Exception as error:  # noqa: BLE001 - broker or store: an outbox waits for either
+            expected = isinstance(error, BROKER_ERRORS)
+            log.warning("relay of %s starts again: %r", owner, error, exc_info=not expected)
         await asyncio.sleep(RECONNECT_SECONDS)
 
 

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from aio_pika import ExchangeType
 from aio_pika.exceptions import ChannelPreconditionFailed
@@ -42,9 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bus.topology")
     parser.add_argument("command", choices=["apply"])
     parser.add_argument("--url", default=os.environ.get("BROKER_URL"), help="or BROKER_URL")
+    parser.add_argument("--url-file", type=Path, help="a file with the URL, such as a secret")
     arguments = parser.parse_args()
+    if arguments.url_file:
+        arguments.url = arguments.url_file.read_text().strip()
     if not arguments.url:
-        parser.error("say --url or set BROKER_URL")
+        parser.error("say --url or --url-file, or set BROKER_URL")
     try:
         asyncio.run(apply(arguments.url))
     except ChannelPreconditionFailed as error:
