@@ -46,8 +46,8 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 @asynccontextmanager
 async def carts(settings: Settings) -> AsyncIterator[Carts]:
     """The Redis of carts; a command runs at most once, for it may add units."""
-    client = Redis(
-        connection_pool=BlockingConnectionPool.from_url(
+    client = Redis.from_pool(
+        BlockingConnectionPool.from_url(
             settings.redis_url,
             max_connections=REDIS_CONNECTIONS,
             timeout=REDIS_SECONDS,
