@@ -64,11 +64,15 @@ def test_no_port_is_a_default_of_its_server() -> None:
     assert set() == defaults & set(profiles.profile("shop").ports.values())
 
 
-def test_an_offset_moves_every_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = profiles.profile("shop").ports
+def test_an_offset_moves_every_port_and_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = profiles.profile("shop", root=tmp_path).ports
     monkeypatch.setenv("SHOP_PORT_OFFSET", "1000")
+    profiles.profile("shop", root=tmp_path)
+    monkeypatch.delenv("SHOP_PORT_OFFSET")
 
-    after = profiles.profile("shop").ports
+    after = profiles.profile("shop", root=tmp_path).ports
 
     assert {name: port + 1000 for name, port in before.items()} == after
 

@@ -5,18 +5,25 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
+from rich.progress import DownloadColumn
 
 from shop import doctor as doctors
-from shop import events, setup, testing
+from shop import events, importing, setup, testing
 from shop.elastic import DownloadFailed, NoJava
 from shop.packages import CannotInstall
 from shop.profiles import UnknownProfile
 from shop.servers import ServerMissing, amqp
 from shop.stack import Stack, StackFailed
+from shop_contracts.envelope import Event
+from shop_contracts.events.base import Fact
 
-FAILURES = (StackFailed, CannotInstall, DownloadFailed, NoJava, ServerMissing, UnknownProfile)
+FAILURES = (
+    *(StackFailed, CannotInstall, DownloadFailed, NoJava, ServerMissing, UnknownProfile),
+    *(events.NoEvents, importing.ImportFailed),
+)
 DATA_SHOWN = 160
 
 console = Console()
@@ -24,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     help="Shopstream: start it, look at it, feed it, test it.",
 )
 events_app = typer.Typer(no_args_is_help=True, help="Look at the events on the broker.")
@@ -53,7 +60,7 @@ def up(
     chosen = only.split(",") if only else None
     setup.up(stack, console, servers_only=servers_only, only=chosen)
     if not servers_only:
-        console.print(setup.where(stack))
+        console.print(setup.where(stack), highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: [bold]./shop down[/bold]")
@@ -126,19 +133,50 @@ def run_tests(
 def tail(
     profile: ProfileName = "shop",
     owner: Annotated[str | None, typer.Option(help="catalog, stock, search or checkout.")] = None,
-    start: Annotated[str, typer.Option("--from", help="first, last or next.")] = "next",
+    start: Annotated[str, typer.Option("--from", help="first or next.")] = "next",
 ) -> None:
     """Print events as they happen, until Ctrl-C."""
-    asyncio.run(_tail(amqp(Stack.open(profile).profile, "admin"), owner, start))
+    url = amqp(Stack.open(profile).profile, "admin")
+    asyncio.run(events.tail(url, owner, start, _show))
 
 
-async def _tail(url: str, owner: str | None, start: str) -> None:
-    async for event in events.tail(url, owner=owner, start=start):
-        data = bytes(event.data).decode()
-        short = data if len(data) <= DATA_SHOWN else data[:DATA_SHOWN] + "…"
-        version = "" if event.entityversion is None else f" v{event.entityversion}"
-        console.print(f"{event.time}  {event.type}  {event.subject}{version}", highlight=False)
-        console.print(f"    {short}", markup=False, highlight=False, style="dim")
+def _show(event: Event[Fact]) -> None:
+    meta, data = event.meta, msgspec.json.encode(event.data).decode()
+    head = f"{meta.time:%Y-%m-%dT%H:%M:%S.%fZ}  {meta.type}  {meta.subject} v{meta.entityversion}"
+    console.print(head, markup=False, highlight=False, soft_wrap=True)
+    short = data if len(data) <= DATA_SHOWN else data[:DATA_SHOWN] + "…"
+    console.print(f"    {short}", markup=False, highlight=False, style="dim", soft_wrap=True)
+
+
+@app.command("import", epilog="Example: [bold]./shop import books.csv --mapping oscar-books[/bold]")
+def import_feed(
+    files: Annotated[list[Path], typer.Argument(help="The files of one feed.")],
+    profile: ProfileName = "shop",
+    *,
+    mapping: Annotated[str, typer.Option(help="A shipped mapping's name, or a TOML file.")] = "",
+    format: Annotated[  # noqa: A002 -- the option's name
+        str, typer.Option(help="ndjson, shopify, csv or json; guessed from mapping or name.")
+    ] = "",
+    currency: Annotated[str, typer.Option(help="For feeds that name none, such as EUR.")] = "",
+) -> None:
+    """Import a catalogue: products to catalog, quantities and prices to stock."""
+    feed = importing.Feed(files=files, mapping=mapping, format=format, currency=currency)
+    found = Stack.open(profile).profile
+    with setup.bar(console, DownloadColumn()) as progress:
+        bars = {name: progress.add_task(name, total=None) for name in importing.PATHS}
+        done = asyncio.run(
+            importing.run(
+                found,
+                feed,
+                lambda name, job: progress.update(
+                    bars[name], completed=job.bytes_done, total=job.bytes_total
+                ),
+            )
+        )
+    for bad in importing.refused(done):
+        line = f"{bad.source}:{bad.line} {bad.reason}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True, style="red")
+    console.print(setup.summary(done))
 
 
 def main() -> None:

@@ -1,43 +1,38 @@
-"""Reading the event logs of the broker, for people. Consumes nothing from anybody's queue."""
+"""The `events tail` verb: the owners' streams, for people. Takes nothing from anybody's queue."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 
-import aio_pika
-import msgspec
-from aio_pika.abc import AbstractIncomingMessage
-from msgspec import Struct
+from bus.broker import BROKER_ERRORS
+from bus.replay import follow
+from shop_contracts.envelope import Event
+from shop_contracts.events import EVENTS
+from shop_contracts.events.base import Fact
 
-from shop.servers import SERVICES
+OWNERS = tuple(EVENTS)
 
-PREFETCH = 100
-
-
-class Seen(Struct, frozen=True):
-    """An event as it stands in a log: the CloudEvents attributes that people look for."""
-
-    type: str
-    subject: str = ""
-    time: str = ""
-    entityversion: int | None = None
-    data: msgspec.Raw = msgspec.Raw(b"null")
+Show = Callable[[Event[Fact]], None]
 
 
-async def tail(url: str, *, owner: str | None, start: str) -> AsyncIterator[Seen]:
-    """Events of one owner, or of all, from `first` or from `next`; never ends by itself."""
-    found: asyncio.Queue[Seen] = asyncio.Queue(PREFETCH)
+class NoEvents(Exception):
+    """The streams cannot be read: no such owner, or the broker does not answer."""
 
-    async def put(message: AbstractIncomingMessage) -> None:
-        await found.put(msgspec.json.decode(message.body, type=Seen))
-        await message.ack()
 
-    # a robust connection would read a log again from its first offset after a reconnect
-    connection = await aio_pika.connect(url)
-    async with connection:
-        channel = await connection.channel()
-        await channel.set_qos(prefetch_count=PREFETCH)
-        for name in [owner] if owner else SERVICES:
-            log = await channel.get_queue(f"{name}.events.log")
-            await log.consume(put, arguments={"x-stream-offset": start})
-        while True:
-            yield await found.get()
+async def tail(url: str, owner: str | None, since: str, show: Show) -> None:
+    """Show the events of one owner, or of all, from `first` or `next` on; never ends by itself.
+
+    Raises NoEvents.
+    """
+    if owner is not None and owner not in OWNERS:
+        raise NoEvents(f"{owner!r} publishes no events; those who do: {', '.join(OWNERS)}")
+
+    async def read(name: str) -> None:
+        async for logged in follow(url, name, since):
+            show(logged.event)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name in [owner] if owner else OWNERS:
+                group.create_task(read(name))
+    except* BROKER_ERRORS as errors:
+        raise NoEvents(f"the broker does not answer: {errors.exceptions[0]}") from errors

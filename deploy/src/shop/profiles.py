@@ -33,13 +33,21 @@ class Profile(Struct, frozen=True):
 
 
 def profile(name: str = "shop", *, root: Path = ROOT) -> Profile:
-    """The profile of that name; SHOP_PORT_OFFSET moves all its ports, for a second clone.
+    """The profile of that name. Raises UnknownProfile.
 
-    Raises UnknownProfile.
+    SHOP_PORT_OFFSET moves all ports, for a second clone on one machine; a clone remembers it.
     """
     table = tomllib.loads(PORTS_FILE.read_text())
     if name not in table["offsets"]:
         raise UnknownProfile(f"no profile {name!r}; there are {', '.join(table['offsets'])}")
-    offset = table["offsets"][name] + int(os.environ.get("SHOP_PORT_OFFSET", "0"))
+    offset = table["offsets"][name] + _moved(root / "var" / "port-offset")
     ports = {port: number + offset for port, number in table["ports"].items()}
     return Profile(name, ports, root / "var" / name)
+
+
+def _moved(memory: Path) -> int:
+    said = os.environ.get("SHOP_PORT_OFFSET")
+    if said is not None:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(said)
+    return int(memory.read_text()) if memory.exists() else 0

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from feeds.jobs import Job
 from shop import doctor, elastic, packages, servers, services
 from shop.process import Process, State
 from shop.secrets import api_key, secret, write_private
@@ -24,7 +25,7 @@ def install(stack: Stack, console: Console, *, browser: bool = False) -> None:
     wanted = packages.missing(mariadb=stack.mariadb, browser=browser)
     if wanted:
         console.print(f"installing {', '.join(wanted)}")
-        with _bar(console, TaskProgressColumn()) as progress:
+        with bar(console, TaskProgressColumn()) as progress:
             task = progress.add_task("packages", total=100)
             packages.install(
                 wanted,
@@ -32,7 +33,7 @@ def install(stack: Stack, console: Console, *, browser: bool = False) -> None:
                     task, completed=percent, description=text[:60]
                 ),
             )
-    with _bar(console, DownloadColumn()) as progress:
+    with bar(console, DownloadColumn()) as progress:
         task = progress.add_task(f"Elasticsearch {elastic.VERSION}", total=elastic.BYTES)
         progress.update(task, visible=False)
         elastic.distribution(
@@ -72,26 +73,24 @@ def write_stack_file(stack: Stack) -> None:
     write_private(profile.var / "stack.json", msgspec.json.encode(addresses).decode())
 
 
-def where(stack: Stack) -> Table:
-    """Where everything listens, with its login."""
+def where(stack: Stack) -> str:
+    """Where everything listens, with its login; in lines that can be copied whole."""
     profile = stack.profile
-    shown = Table(box=None, pad_edge=False)
-    for column in ("what", "where", "login"):
-        shown.add_column(column, overflow="fold")
-    shown.add_row("shop", profile.url("edge", path="/"), "")
-    for service in servers.SERVICES:
-        shown.add_row(f"{service} API", profile.url(service, path="/docs"), "")
-    shown.add_row("API key for writes", "", api_key(profile))
-    broker = f"admin / {secret(profile, 'rabbitmq_admin')}"
-    shown.add_row("RabbitMQ", profile.url("rabbitmq-management", path="/"), broker)
-    redis = f"default / {secret(profile, 'redis_admin')}"
+    rows = [("shop", profile.url("edge", path="/"), "")]
+    rows += [(f"{name} API", profile.url(name, path="/docs"), "") for name in servers.SERVICES]
+    rows += [("API key for writes", api_key(profile), "")]
+    rows += [("RabbitMQ", profile.url("rabbitmq-management", path="/"), _login(stack, "rabbitmq"))]
     for instance in ("redis-stock", "redis-carts"):
-        shown.add_row(instance, profile.url(instance, scheme="redis"), redis)
-    shown.add_row("Elasticsearch", profile.url("elasticsearch", path="/_cat/indices?v"), "")
+        url = profile.url(instance, scheme="redis")
+        rows.append((instance, url, f"default {secret(profile, 'redis_admin')}"))
+    rows += [("Elasticsearch", profile.url("elasticsearch", path="/_cat/indices?v"), "")]
     if stack.mariadb:
-        login = f"admin / {secret(profile, 'mariadb_admin')}"
-        shown.add_row("MariaDB", profile.url("mariadb", scheme="mysql"), login)
-    return shown
+        rows += [("MariaDB", profile.url("mariadb", scheme="mysql"), _login(stack, "mariadb"))]
+    return "\n".join(f"{what:<20}{url:<50}{login}".rstrip() for what, url, login in rows)
+
+
+def _login(stack: Stack, server: str) -> str:
+    return f"admin {secret(stack.profile, f'{server}_admin')}"
 
 
 def table(states: list[State]) -> Table:
@@ -105,6 +104,24 @@ def table(states: list[State]) -> Table:
         columns = [state.name, f"[{colour}]{state.state}[/{colour}]", state.pid or ""]
         columns += [state.port or "", age, state.restarts or ""]
         shown.add_row(*(str(column) for column in columns))
+    return shown
+
+
+def bar(console: Console, column: DownloadColumn | TaskProgressColumn) -> Progress:
+    """A progress bar that is gone when it is full."""
+    text = TextColumn("{task.description}")
+    return Progress(text, BarColumn(), column, console=console, transient=True)
+
+
+def summary(done: dict[str, Job]) -> Table:
+    """What became of the rows of an import, by service."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("", "created", "updated", "unchanged", "failed", "warnings"):
+        shown.add_column(column, justify="right" if column else "left")
+    for service, job in done.items():
+        counts = job.counts
+        numbers = (counts.created, counts.updated, counts.unchanged, counts.failed, job.warnings)
+        shown.add_row(service, *map(str, numbers))
     return shown
 
 
@@ -156,11 +173,6 @@ def _closure(processes: list[Process], only: list[str] | None) -> set[str]:
             chosen.add(name)
             ahead += needs[name]
     return chosen
-
-
-def _bar(console: Console, column: DownloadColumn | TaskProgressColumn) -> Progress:
-    text = TextColumn("{task.description}")
-    return Progress(text, BarColumn(), column, console=console, transient=True)
 
 
 def _age(seconds: float) -> str:
