@@ -265,6 +265,19 @@ async def test_an_order_is_decided_once_by_event_and_by_order(
     assert count == len(await told(redis, store))
 
 
+async def test_an_event_that_was_handled_stays_handled_when_its_hold_is_forgotten(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=5)
+    order, cause = uuid4(), uuid4()
+    await store.reserve(order, [("chair", 1)], cause)
+    await redis.delete(f"{settings.key_prefix}{{s0}}:r:{order}")
+
+    assert "dup" == await store.reserve(order, [("chair", 1)], cause)
+
+    assert (4, 1, 2) == await numbers(store, "chair")
+
+
 async def test_of_500_requests_for_50_units_exactly_50_are_held(
     store: StockStore, redis: Redis
 ) -> None:
@@ -469,6 +482,19 @@ async def test_a_hold_ends_when_its_time_is_over(
         await state(redis, settings, running),
     )
     assert ["stock.changed.v1", "reservation.expired.v1"] == (await told(redis, store))[-2:]
+
+
+async def test_a_hold_is_not_ended_on_the_word_of_the_index_alone(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=1)
+    order = uuid4()
+    await store.reserve(order, [("chair", 1)], uuid4())
+    await redis.zadd(f"{settings.key_prefix}{{s0}}:exp", {str(order): 1})
+
+    assert 0 == await store.expire_due()
+
+    assert (0, 1, 2) == await numbers(store, "chair")
 
 
 async def test_a_hold_lasts_as_long_as_the_settings_say(redis: Redis, settings: Settings) -> None:
