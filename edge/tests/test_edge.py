@@ -154,11 +154,11 @@ async def test_a_feed_may_be_long(edge: Any, client: ClientSession) -> None:
     async def count(request: web.Request) -> web.StreamResponse:
         return web.Response(text=str(len(await request.read())))
 
-    edge.origin.replies["/imports"] = count
-    async with client.post(
-        f"{edge.url}/api/imports", data=io.BytesIO(b"x" * 3_000_000)
-    ) as response:
-        assert "3000000" == await response.text()
+    for path in ("/imports", "/stock/imports"):
+        edge.origin.replies[path] = count
+        feed = io.BytesIO(b"x" * 3_000_000)
+        async with client.post(f"{edge.url}/api{path}", data=feed) as response:
+            assert "3000000" == await response.text()
 
 
 async def test_static_files_are_served_beside_varnish_and_kept_by_browsers(
@@ -250,6 +250,10 @@ async def test_a_service_is_told_who_asks_by_the_edge_alone(
     assert "http" == sent["X-Forwarded-Proto"]
     assert "shop" == sent["Host"]
     assert 32 == len(sent["X-Request-Id"])
+    async with client.get(f"{edge.url}/cart", headers=claims) as response:
+        assert 200 == response.status
+    assert edge.url == f"http://{edge.origin.seen[1].headers['X-Forwarded-Host']}"
+
     gone = {"X-Forwarded-Host", "X-Original-URL", "X-HTTP-Method-Override", "Forwarded", "Proxy"}
     assert not gone & sent.keys()
 

@@ -42,7 +42,6 @@ sub guard_request {
 
 sub forget_claims {
     unset req.http.Forwarded;
-    unset req.http.X-Forwarded-Host;
     unset req.http.X-Forwarded-Port;
     unset req.http.X-Forwarded-Prefix;
     unset req.http.X-Original-URL;

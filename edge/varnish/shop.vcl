@@ -15,6 +15,10 @@ sub vcl_recv {
         return (synth(200));
     }
     call route;
+    # A form is compared with the name that its page was asked for; a page for all repeats none.
+    if (req.http.X-Edge-Kind != "private") {
+        unset req.http.X-Forwarded-Host;
+    }
 
     # A page is put together from fragments only: an include cannot reach an API or another page.
     if (req.esi_level > 0 && req.url !~ "^/fragments/") {
@@ -152,6 +156,9 @@ sub vcl_deliver {
     }
     if (req.http.X-Edge-Kind == "private" && !resp.http.Cache-Control) {
         set resp.http.Cache-Control = "private, no-store";
+    }
+    if (req.http.X-Edge-Kind == "api" && resp.http.Location ~ "^/") {
+        set resp.http.Location = "/api" + resp.http.Location;
     }
     unset resp.http.Surrogate-Control;
     unset resp.http.xkey;
