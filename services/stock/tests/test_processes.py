@@ -1,18 +1,22 @@
-"""The relay as a process of its own: every change reaches the broker, also when it is killed."""
+"""Worker and relay as processes of their own, between the real Redis and the real broker."""
 
 import asyncio
 import os
 import signal
 import sys
 from asyncio.subprocess import Process
+from datetime import UTC, datetime
 
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from redis.asyncio import Redis
+from uuid_utils.compat import uuid7
 
-from shop_contracts.envelope import decode
+from shop_contracts import envelope
+from shop_contracts.events.checkout import OrderPlacedV1
 from shop_contracts.events.stock import StockChangedV1
+from shop_contracts.types import PricedLine
 from stock.domain import Action, Adjust
 from stock.settings import Settings
 from stock.store import StockStore
@@ -23,7 +27,7 @@ CHANGES = 1_000
 SKUS = 10
 
 
-async def start(settings: Settings, broker_url: str) -> Process:
+async def start(process: str, settings: Settings, broker_url: str) -> Process:
     env = os.environ | {
         "STOCK_REDIS_URL": settings.redis_url,
         "STOCK_BROKER_URL": broker_url,
@@ -31,7 +35,7 @@ async def start(settings: Settings, broker_url: str) -> Process:
         "STOCK_REDIS_TIMEOUT": "10",
         "STOCK_PROFILE": "test",
     }
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "stock", "relay", env=env)
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "stock", process, env=env)
 
 
 async def test_a_killed_relay_loses_no_event_of_1000_changes(
@@ -50,7 +54,7 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
                 await store.adjust(f"relay-{i % SKUS}", Adjust(stock=1, action=Action.INCREMENT))
 
         async def take(message: AbstractIncomingMessage) -> None:
-            event = decode(message.body)
+            event = envelope.decode(message.body)
             if message.message_id in seen or event.meta.subject not in versions:
                 return  # a repeated event counts once
             assert isinstance(event.data, StockChangedV1)
@@ -64,13 +68,13 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
                     await asyncio.sleep(0.02)
 
         await queue.consume(take, no_ack=True)
-        relay = await start(settings, broker_url)
+        relay = await start("relay", settings, broker_url)
         changing = asyncio.create_task(change())
         try:
             await until(CHANGES // 5)
             relay.send_signal(signal.SIGKILL)
             await relay.wait()
-            relay = await start(settings, broker_url)
+            relay = await start("relay", settings, broker_url)
             await changing
             await until(CHANGES)
             async with asyncio.timeout(30):
@@ -86,3 +90,37 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
 
     each = CHANGES // SKUS
     assert {sku: list(range(1, each + 1)) for sku in versions} == versions
+
+
+async def test_the_worker_holds_an_order_that_was_placed_and_stops_when_asked(
+    store: StockStore, settings: Settings, broker_url: str
+) -> None:
+    await store.adjust("chair", Adjust(stock=5, action=Action.SET))
+    order = OrderPlacedV1(
+        order_id=uuid7(),
+        lines=[PricedLine(sku="chair", qty=2, name="Chair", unit_minor=1999)],
+        total_minor=3998,
+        currency="EUR",
+        placed_at=datetime.now(UTC),
+    )
+    event = envelope.new(order, id=uuid7(), entityversion=1)
+    worker = await start("worker", settings, broker_url)
+    try:
+        async with await aio_pika.connect(broker_url) as connection:
+            exchange = await (await connection.channel()).get_exchange("checkout.events")
+            for _ in range(2):
+                message = aio_pika.Message(
+                    envelope.encode(event), content_type=envelope.CONTENT_TYPE
+                )
+                await exchange.publish(message, routing_key=event.meta.key)
+        async with asyncio.timeout(30):
+            while (await store.level("chair")).reserved != 2:
+                await asyncio.sleep(0.05)
+        worker.terminate()
+
+        assert 0 == await worker.wait()
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
+    assert 2 == (await store.level("chair")).version
