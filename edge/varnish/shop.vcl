@@ -127,15 +127,10 @@ sub lifetime {
         || beresp.http.Vary ~ "(?i)\*|cookie|authorization") {
         set beresp.ttl = 0s;
     }
-    if (beresp.status == 404 && beresp.ttl > 5s) {
+    # Nothing purges yet when a product, price or stock changes: this bounds how long that is unseen.
+    # With a purger it may be a day for pages, 60 s for product fragments, 5 s for a 404.
+    if (beresp.ttl > 5s) {
         set beresp.ttl = 5s;
-    }
-    # A purge may be lost: this bounds for how long a wrong price or stock is shown.
-    if (bereq.url ~ "^/fragments/products/" && beresp.ttl > 60s) {
-        set beresp.ttl = 60s;
-    }
-    if (beresp.ttl > 1d) {
-        set beresp.ttl = 1d;
     }
 }
 
