@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from bus.sql import SqlOutbox
 from checkout import app
-from checkout.domain import CartLine, Means, Purchase, Quote, Timers
+from checkout.domain import Approved, CartLine, Means, Purchase, Quote, Timers
 from checkout.settings import Settings
 from checkout.store import tables
 from checkout.store.carts import Carts
@@ -25,7 +25,7 @@ from shop_contracts.envelope import Event, new
 from shop_contracts.events.base import Fact
 from shop_contracts.events.catalog import ProductPublishedV1
 from shop_contracts.events.catalog.product_published_v1 import Variant
-from shop_contracts.events.stock import PriceChangedV1
+from shop_contracts.events.stock import PriceChangedV1, ReservationHeldV1
 from shop_contracts.events.stock.price_changed_v1 import Price
 
 
@@ -63,6 +63,14 @@ class Make:
     @staticmethod
     def a_purchase(token: str = "tok_ok") -> Purchase:
         return Purchase(email="ada@example.com", name="Ada", payment=Means(token=token))
+
+    @staticmethod
+    async def authorise(orders: Orders, order_id: str) -> None:
+        """Bring a placed order as far as its authorised payment."""
+        fact = ReservationHeldV1(order_id=UUID(order_id), lines=[], expires_at=datetime.now(UTC))
+        await orders.apply(fact.order_id, fact)
+        for ask in await orders.claim_payments(1, timedelta(seconds=30)):
+            await orders.answered(ask, Approved("ref"))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mariadb", marks=pytest.mark.connected)])

@@ -1,0 +1,370 @@
+"""The HTTP API as programs meet it, on the real Redis and an SQLite file."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+from aiohttp.test_utils import TestClient
+from openapi_spec_validator import validate
+
+from checkout.domain import Timers
+from checkout.store.database import Database
+from checkout.store.orders import Orders
+from checkout.store.projections import Projections
+from shop_contracts.envelope import Event
+from shop_contracts.events.base import Fact
+from shop_contracts.events.checkout import OrderPlacedV1
+
+pytestmark = pytest.mark.connected
+
+Client = TestClient[Any, Any]
+Sent = Callable[[Database], Awaitable[list[Event[Fact]]]]
+KEY = "key-0123456789abcdef"
+BODY = {"email": "ada@example.com", "payment": {"token": "tok_ok"}}
+NOWHERE = "A" * 32
+
+
+async def a_cart(client: Client, **lines: int) -> str:
+    async with client.post("/carts") as answer:
+        cart: str = (await answer.json())["cart_id"]
+    for sku, qty in lines.items():
+        path = f"/carts/{cart}/lines/{sku.replace('_', '-')}"
+        async with client.put(path, json={"qty": qty}) as answer:
+            assert 200 == answer.status, await answer.text()
+    return cart
+
+
+async def order(
+    client: Client, cart: str, body: Any = BODY, key: str | None = KEY, **headers: str
+) -> tuple[int, dict[str, Any], Any]:
+    sent = headers | ({"Idempotency-Key": key} if key is not None else {})
+    async with client.post(f"/carts/{cart}/checkout", json=body, headers=sent) as answer:
+        return answer.status, dict(answer.headers), await answer.json()
+
+
+async def test_a_cart_shows_names_prices_and_its_total(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+
+    async with client.get(f"/carts/{cart}") as answer:
+        view = await answer.json()
+
+    assert '"2"' == answer.headers["ETag"]
+    assert "private, no-store" == answer.headers["Cache-Control"]
+    assert {
+        "cart_id": cart,
+        "version": 2,
+        "currency": "EUR",
+        "lines": [
+            {
+                "sku": "LAMP-1",
+                "name": "Lamp <b>one</b>",
+                "qty": 2,
+                "unit_minor": 1_250,
+                "total_minor": 2_500,
+            }
+        ],
+        "total_minor": 2_500,
+    } == view
+
+
+async def test_a_new_cart_says_where_it_is(client: Client) -> None:
+    async with client.post("/carts") as answer:
+        cart = (await answer.json())["cart_id"]
+
+    assert (201, f"/carts/{cart}") == (answer.status, answer.headers["Location"])
+
+
+async def test_a_line_is_taken_out_and_a_cart_forgotten(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=2, LAMP_2=1)
+
+    async with client.delete(f"/carts/{cart}/lines/LAMP-1") as answer:
+        assert ["LAMP-2"] == [line["sku"] for line in (await answer.json())["lines"]]
+    async with client.delete(f"/carts/{cart}") as answer:
+        assert 204 == answer.status
+    async with client.get(f"/carts/{cart}") as answer:
+        assert 404 == answer.status
+
+
+async def test_a_change_of_a_cart_that_has_changed_is_refused(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+    path, stale = f"/carts/{cart}/lines/LAMP-1", {"If-Match": '"1"'}
+
+    answers = [
+        client.put(path, json={"qty": 5}, headers=stale),
+        client.delete(path, headers=stale),
+        client.delete(f"/carts/{cart}", headers=stale),
+        client.put(path, json={"qty": 5}, headers={"If-Match": "no-tag"}),
+    ]
+
+    for answer in answers:
+        async with answer as refused:
+            assert 412 == refused.status
+    async with client.put(path, json={"qty": 5}, headers={"If-Match": '"2"'}) as answer:
+        assert 200 == answer.status
+
+
+async def test_an_order_is_accepted_then_replayed_byte_for_byte(
+    client: Client, own: Database, sent: Sent
+) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+
+    status, headers, body = await order(client, cart)
+    again, repeated, same = await order(client, cart, dict(reversed(BODY.items())), f'"{KEY}"')
+
+    assert (202, 202) == (status, again)
+    assert {"order_id": body["order_id"], "status": "placed"} == body == same
+    assert f"/orders/{body['order_id']}" == headers["Location"] == repeated["Location"]
+    assert "1" == headers["Retry-After"]
+    assert (None, "true") == tuple(h.get("Idempotent-Replayed") for h in (headers, repeated))
+    (event,) = await sent(own)
+    assert isinstance(event.data, OrderPlacedV1)
+    assert 2_500 == event.data.total_minor
+
+
+async def test_fifty_posts_with_one_key_make_one_order(
+    client: Client, own: Database, sent: Sent
+) -> None:
+    cart = await a_cart(client, LAMP_1=1)
+
+    answers = await asyncio.gather(*(order(client, cart) for _ in range(50)))
+
+    assert {202} == {status for status, _, _ in answers}
+    assert 1 == len({body["order_id"] for _, _, body in answers})
+    assert 1 == len(await sent(own))
+
+
+async def test_two_tabs_with_one_cart_get_one_order(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=1)
+
+    answers = await asyncio.gather(*(order(client, cart, BODY, f"{KEY}-{n}") for n in range(4)))
+
+    assert [202, 409, 409, 409] == sorted(status for status, _, _ in answers)
+    assert 1 == len({body["order_id"] for _, _, body in answers})
+    assert 1 == len({headers["Location"] for _, headers, _ in answers})
+
+
+async def test_an_order_tells_its_way_and_not_whose_it_is(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+    _, _, placed = await order(client, cart, BODY | {"name": "Ada Lovelace"})
+
+    async with client.get(f"/orders/{placed['order_id']}") as answer:
+        text, view = await answer.text(), await answer.json()
+
+    assert ("placed", 2_500, "EUR", 1) == tuple(
+        view[name] for name in ("status", "total_minor", "currency", "version")
+    )
+    assert [("placed", "checkout")] == [(m["status"], m["cause"]) for m in view["history"]]
+    assert "Ada" not in text
+    assert "ada@" not in text
+
+
+async def test_an_order_is_cancelled_once_and_its_cart_is_whole(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+    _, _, placed = await order(client, cart)
+    path = f"/orders/{placed['order_id']}/cancel"
+
+    async with client.post(path) as answer:
+        assert (200, "by_customer") == (answer.status, (await answer.json())["reason"])
+    async with client.post(path) as answer:
+        problem = await answer.json()
+        assert (409, "cancelled") == (answer.status, problem["order_status"])
+        assert "urn:shop:problem:not-cancellable" == problem["type"]
+    async with client.get(f"/carts/{cart}") as answer:
+        assert 2_500 == (await answer.json())["total_minor"]
+    assert 202 == (await order(client, cart, BODY, f"{KEY}-2"))[0]
+
+
+async def test_who_prefers_to_wait_gets_the_outcome_when_it_comes_in_time(
+    client: Client,
+) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+    _, _, placed = await order(client, cart)
+
+    waiting = asyncio.create_task(order(client, cart, Prefer="respond-async, wait=9"))
+    async with client.post(f"/orders/{placed['order_id']}/cancel") as answer:
+        assert 200 == answer.status
+    status, headers, body = await waiting
+
+    assert (200, "cancelled") == (status, body["status"])
+    assert "wait=9" == headers["Preference-Applied"]
+
+
+async def test_who_waits_in_vain_gets_the_acceptance(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+
+    status, headers, body = await order(client, cart, Prefer="wait=1")
+
+    assert (202, "placed") == (status, body["status"])
+    assert "Preference-Applied" not in headers
+
+
+async def test_a_price_that_changed_is_told_with_the_new_total(
+    client: Client, own: Database, make: Any
+) -> None:
+    cart = await a_cart(client, LAMP_1=2)
+    await Projections(own).price_changed(make.price("LAMP-1", 2, EUR=1_300))
+
+    status, _, problem = await order(client, cart, BODY | {"quoted_total_minor": 2_500})
+
+    assert (409, "urn:shop:problem:price-changed") == (status, problem["type"])
+    assert (2_600, "EUR") == (problem["total_minor"], problem["currency"])
+    assert [1_300] == [line["unit_minor"] for line in problem["lines"]]
+    # a refusal is not remembered under the key
+    assert 202 == (await order(client, cart, BODY | {"quoted_total_minor": 2_600}))[0]
+
+
+async def test_a_withdrawn_product_keeps_its_line_but_is_not_sold(
+    client: Client, own: Database, make: Any
+) -> None:
+    cart = await a_cart(client, OLD_1=1)
+    product_id = uuid4()
+    projections = Projections(own)
+    await projections.product_published(make.product("Old", "OLD-1", product_id=product_id))
+    withdrawn = make.product("Old", "NEW-1", version=2, product_id=product_id)
+    await projections.product_published(withdrawn)
+
+    async with client.get(f"/carts/{cart}") as answer:
+        view = await answer.json()
+    status, _, problem = await order(client, cart)
+
+    assert (None, None) == (view["total_minor"], view["lines"][0]["unit_minor"])
+    assert (422, "/lines/OLD-1") == (status, problem["errors"][0]["pointer"])
+
+
+REFUSED = [
+    ("empty cart", {}, BODY, KEY, 422, "empty-cart"),
+    ("mixed currency", {"LAMP_1": 1, "LAMP_2": 1}, BODY, KEY, 422, "unknown-price"),
+    ("other currency", {"LAMP_1": 1}, BODY | {"currency": "SEK"}, KEY, 422, "unknown-price"),
+    ("no key", {"LAMP_1": 1}, BODY, None, 400, "idempotency-key-required"),
+    ("short key", {"LAMP_1": 1}, BODY, "k" * 15, 400, "idempotency-key-required"),
+    ("long key", {"LAMP_1": 1}, BODY, "k" * 129, 400, "idempotency-key-required"),
+    ("odd key", {"LAMP_1": 1}, BODY, "k" * 16 + "!", 400, "idempotency-key-required"),
+    ("no e-mail", {"LAMP_1": 1}, {"payment": {"token": "tok_ok"}}, KEY, 422, "invalid-body"),
+    ("bad e-mail", {"LAMP_1": 1}, BODY | {"email": "ada"}, KEY, 422, "invalid-body"),
+    ("no payment", {"LAMP_1": 1}, {"email": "a@b"}, KEY, 422, "invalid-body"),
+    ("unknown field", {"LAMP_1": 1}, BODY | {"discount": 1}, KEY, 422, "invalid-body"),
+    ("float total", {"LAMP_1": 1}, BODY | {"quoted_total_minor": 12.5}, KEY, 422, "invalid-body"),
+    ("less than 0", {"LAMP_1": 1}, BODY | {"quoted_total_minor": -1}, KEY, 422, "invalid-body"),
+    ("control char", {"LAMP_1": 1}, BODY | {"name": "A\u0007"}, KEY, 422, "invalid-body"),
+    ("bad country", {"LAMP_1": 1}, BODY | {"address": {"country": 1}}, KEY, 422, "invalid-body"),
+    ("other total", {"LAMP_1": 1}, BODY | {"quoted_total_minor": 1}, KEY, 409, "price-changed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("lines", "body", "key", "status", "slug"),
+    [row[1:] for row in REFUSED],
+    ids=[row[0] for row in REFUSED],
+)
+async def test_a_checkout_that_cannot_be_is_refused_and_leaves_nothing(
+    client: Client,
+    own: Database,
+    sent: Sent,
+    lines: dict[str, int],
+    body: Any,
+    key: str | None,
+    status: int,
+    slug: str,
+) -> None:
+    cart = await a_cart(client, **lines)
+
+    answered, headers, problem = await order(client, cart, body, key)
+
+    assert (status, f"urn:shop:problem:{slug}") == (answered, problem["type"])
+    assert "no-store" == headers["Cache-Control"]
+    assert [] == await sent(own)
+
+
+async def test_a_key_with_another_body_is_refused(client: Client) -> None:
+    cart = await a_cart(client, LAMP_1=1)
+    await order(client, cart)
+
+    status, _, problem = await order(client, cart, BODY | {"name": "Ada"})
+
+    assert (422, "urn:shop:problem:idempotency-key-reused") == (status, problem["type"])
+
+
+BAD_LINES = [
+    ("no quantity", "LAMP-1", "{}", 422),
+    ("none", "LAMP-1", '{"qty": 0}', 422),
+    ("fewer than none", "LAMP-1", '{"qty": -1}', 422),
+    ("too many", "LAMP-1", '{"qty": 1000}', 422),
+    ("a text", "LAMP-1", '{"qty": "1"}', 422),
+    ("half a unit", "LAMP-1", '{"qty": 1.5}', 422),
+    ("twice", "LAMP-1", '{"qty": 1, "qty": 2}', 400),
+    ("no JSON", "LAMP-1", "{", 400),
+    ("beyond 2^53", "LAMP-1", '{"qty": 99999999999999999999}', 400),
+    ("no such SKU", "NO-1", '{"qty": 1}', 422),
+    ("no SKU at all", "-", '{"qty": 1}', 422),
+    ("a SKU too long", "A" * 65, '{"qty": 1}', 422),
+]
+
+
+@pytest.mark.parametrize(
+    ("sku", "body", "status"), [row[1:] for row in BAD_LINES], ids=[row[0] for row in BAD_LINES]
+)
+async def test_a_bad_line_is_refused(client: Client, sku: str, body: str, status: int) -> None:
+    cart = await a_cart(client)
+    json = {"Content-Type": "application/json"}
+
+    async with client.put(f"/carts/{cart}/lines/{sku}", data=body, headers=json) as answer:
+        problem = await answer.json()
+
+    assert status == answer.status == problem["status"]
+    assert "application/problem+json" == answer.content_type
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"/carts/{NOWHERE}", 404),
+        ("GET", "/carts/x", 404),
+        ("DELETE", f"/carts/{NOWHERE}", 404),
+        ("DELETE", f"/carts/{NOWHERE}/lines/LAMP-1", 404),
+        ("PUT", f"/carts/{NOWHERE}", 405),
+        ("GET", f"/orders/{uuid4()}", 404),
+        ("GET", "/orders/1", 404),
+        ("POST", f"/orders/{uuid4()}/cancel", 404),
+        ("POST", "/orders/1/cancel", 404),
+        ("GET", f"/orders/{uuid4()}/cancel", 405),
+        ("GET", "/nothing", 404),
+    ],
+)
+async def test_what_is_not_there_is_not_found(
+    client: Client, method: str, path: str, status: int
+) -> None:
+    async with client.request(method, path) as answer:
+        assert status == answer.status
+        assert "application/problem+json" == answer.content_type
+
+
+async def test_a_checkout_of_a_cart_that_is_not_there_is_not_found(client: Client) -> None:
+    assert 404 == (await order(client, NOWHERE))[0]
+
+
+async def test_the_api_is_described_and_the_service_ready(client: Client) -> None:
+    async with client.get("/openapi.json") as answer:
+        document = msgspec.json.decode(await answer.read())
+    async with client.get("/readyz") as answer:
+        ready = answer.status
+
+    validate(document)
+    assert 200 == ready
+    assert "/carts/{cart}/checkout" in document["paths"]
+
+
+async def test_an_order_can_no_longer_be_cancelled_when_stock_is_selling_it(
+    client: Client, own: Database, make: Any
+) -> None:
+    orders = Orders(own, Timers())
+    cart = await a_cart(client, LAMP_1=2)
+    _, _, placed = await order(client, cart)
+    await make.authorise(orders, placed["order_id"])
+
+    async with client.post(f"/orders/{placed['order_id']}/cancel") as answer:
+        problem = await answer.json()
+
+    assert (409, "authorised") == (answer.status, problem["order_status"])
