@@ -13,11 +13,13 @@ from shop.secrets import api_keys_file, secret
 from shop.servers import amqp, mariadb_url
 
 PASSED_ON = ("OTEL_", "SSL_CERT_", "SHOP_LOG_")
+TESTED = ("test", "faults")
+"""Profiles whose processes may be told to fail."""
 
 
 def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
     """Every process of the four services."""
-    shared = {"PROFILE": "test" if profile.name == "test" else "dev"}
+    shared = {"PROFILE": _kind(profile)}
     shared["API_KEYS_FILE"] = str(api_keys_file(profile))
     database = mariadb_url(profile, "checkout", "checkout") if mariadb else _sqlite(profile)
     found = []
@@ -60,6 +62,7 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
     env = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
     env |= {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(home)}
     env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    env |= {"SHOP_PROFILE": _kind(profile)}
     env |= {f"{service.upper()}_{key}": value for key, value in settings.items()}
     interpreter = ROOT / ".venv" / "bin" / "python"
     as_us = drop(account(), home, interpreter, interpreter.resolve(), ROOT / service)
@@ -73,6 +76,10 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
         ready=Http(f"http://127.0.0.1:{port}/readyz"),
         needs=["rabbitmq", *NEEDS[service]],
     )
+
+
+def _kind(profile: Profile) -> str:
+    return "test" if profile.name in TESTED else "dev"
 
 
 def _catalog(profile: Profile, _database: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Self
 
@@ -50,12 +50,18 @@ class Stack:
             mark.unlink(missing_ok=True)
         return cls(found, mariadb=mark.exists())
 
-    def start(self, names: list[str] | None = None) -> list[State]:
+    def start(
+        self, names: list[str] | None = None, *, env: Mapping[str, str] | None = None
+    ) -> list[State]:
         """Start our own processes and wait until they are ready; None starts all of them.
 
-        Raises StackFailed.
+        `env` is added to the environment of those that are not running yet, such as
+        `{"FAILPOINT": "stock.relay.before_confirm:kill:3"}`. Raises StackFailed.
         """
-        known = services.prepare(self.profile, mariadb=self.mariadb)
+        known = [
+            msgspec.structs.replace(process, env={**process.env, **(env or {})})
+            for process in services.prepare(self.profile, mariadb=self.mariadb)
+        ]
         chosen = known if names is None else [process for process in known if process.name in names]
         if names is not None and (unknown := set(names) - {process.name for process in known}):
             raise StackFailed(f"no process is called {', '.join(sorted(unknown))}")
