@@ -24,9 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             except ModuleNotFoundError as error:
                 if (error.name or "").startswith("shop_contracts"):
                     raise
-                sys.stderr.write(
-                    f"`contracts {name}` needs {error.name}: pip install 'shop-contracts[kit,amqp]'\n"
-                )
+                need = f"`contracts {name}` needs {error.name}"
+                sys.stderr.write(f"{need}: pip install 'shop-contracts[kit,amqp]'\n")
                 return 2
             command.arguments(verb)
             verb.set_defaults(run=command.run)
@@ -36,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "lint": ("shop_contracts.lint", "hold the events to the rules of their making"),
+    "build": ("shop_contracts.build", "write schemas, AsyncAPI, topology and reference"),
+    "diff": ("shop_contracts.diff", "say what a change would break, and for whom"),
+    "release": ("shop_contracts.release", "freeze what is released now"),
+    "can-remove": ("shop_contracts.removal", "say whether a major may go"),
     "validate": ("shop_contracts.kit.verbs.validate", "check events against their contracts"),
     "sample": ("shop_contracts.kit.verbs.sample", "write valid events of a type"),
     "verify": ("shop_contracts.kit.verbs.verify", "check a consumer's or a producer's side"),
