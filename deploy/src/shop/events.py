@@ -35,4 +35,4 @@ async def tail(url: str, owner: str | None, since: str, show: Show) -> None:
             for name in [owner] if owner else OWNERS:
                 group.create_task(read(name))
     except* BROKER_ERRORS as errors:
-        raise NoEvents(f"the broker does not answer: {errors.exceptions[0]}") from errors
+        raise NoEvents(f"the streams cannot be read: {errors.exceptions[0]}") from errors
