@@ -12,6 +12,7 @@ WORKDIR /source
 COPY pyproject.toml uv.lock ./
 COPY contracts/pyproject.toml contracts/
 COPY deploy/pyproject.toml deploy/
+COPY edge/pyproject.toml edge/
 COPY libs/bus/pyproject.toml libs/bus/
 COPY libs/chassis/pyproject.toml libs/chassis/
 COPY libs/feeds/pyproject.toml libs/feeds/
@@ -23,7 +24,8 @@ ARG SERVICE
 RUN /uv/bin/uv sync --quiet --frozen --no-dev --no-install-workspace --package "shop-${SERVICE}"
 COPY contracts contracts
 COPY libs libs
-COPY services/${SERVICE} services/${SERVICE}
+COPY edge edge
+COPY services services
 RUN /uv/bin/uv sync --quiet --frozen --no-dev --no-editable --package "shop-${SERVICE}" \
     && printf '#!/bin/sh\nexec /app/bin/python -m %s "$@"\n' "${SERVICE}" > /app/bin/service \
     && chmod 755 /app/bin/service

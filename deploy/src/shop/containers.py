@@ -20,11 +20,13 @@ from shop.servers import (
     RABBITMQ,
     RABBITMQ_PLUGINS,
     SERVICES,
+    USERS,
     broker_definitions,
     redis_config,
 )
 
 COMPOSE_FILE = ROOT / "compose.yaml"
+PURGE_SUBNET = os.environ.get("PURGE_SUBNET", "10.213.7.0/28")
 ASK_SECONDS = 20
 READY_SECONDS = 600
 EVERYWHERE = "0.0.0.0"  # noqa: S104 -- in a container: its networks decide who reaches it
@@ -207,7 +209,7 @@ def _edge_values() -> dict[str, str]:
         "EDGE_PORT": "8080",
         "LISTEN_HOST": EVERYWHERE,
         "SERVER_NAMES": "localhost 127.0.0.1",
-        "PURGERS": '"127.0.0.1"',
+        "PURGERS": '"{}"/{}'.format(*PURGE_SUBNET.split("/")),
         "STATIC_DIR": "/usr/share/shop/static",
         "RUN_DIR": "/tmp",  # noqa: S108 -- a tmpfs of the container's own
         "ACCESS_LOG": "/dev/stdout",
@@ -249,7 +251,7 @@ def _succeeds(command: list[str], env: Mapping[str, str]) -> bool:
 
 FILES: dict[str, Callable[[Profile], str]] = {
     "api_keys": lambda profile: api_keys_file(profile).read_text(),
-    **{f"{user}_broker_url": _broker_url(user) for user in ("deploy", *SERVICES)},
+    **{f"{user}_broker_url": _broker_url(user) for user in ("deploy", *USERS)},
     "stock_redis_url": _redis_url("redis-stock", "stock"),
     "checkout_redis_url": _redis_url("redis-carts", "checkout"),
     "redis_stock_conf": _redis_conf("redis-stock"),
