@@ -127,9 +127,14 @@ sub lifetime {
         || beresp.http.Vary ~ "(?i)\*|cookie|authorization") {
         set beresp.ttl = 0s;
     }
-    # Nothing purges yet when a product, price or stock changes: this bounds how long that is unseen.
-    # With a purger it may be a day for pages, 60 s for product fragments, 5 s for a 404.
-    if (beresp.ttl > 5s) {
+    # What the purger missed is unseen for no longer than this.
+    if (beresp.ttl > 1d) {
+        set beresp.ttl = 1d;
+    }
+    if (bereq.url ~ "^/fragments/products/" && beresp.ttl > 60s) {
+        set beresp.ttl = 60s;
+    }
+    if (beresp.status == 404 && beresp.ttl > 5s) {
         set beresp.ttl = 5s;
     }
 }

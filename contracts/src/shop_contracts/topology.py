@@ -24,6 +24,10 @@ READS: dict[str, dict[str, tuple[str, ...]]] = {
         "catalog": ("product.#",),
         "stock": ("reservation.#", "price.changed.v1"),
     },
+    "purger": {
+        "catalog": ("product.#", "category.#"),
+        "stock": ("stock.changed.v1", "price.changed.v1"),
+    },
 }
 """Who consumes whose events, by binding key: `READS[consumer][owner]`."""
 
@@ -94,6 +98,29 @@ def relay_lease(owner: str) -> str:
     It is not part of `TOPOLOGY`: the relay declares it, and it ends with the relay's connection.
     """
     return f"{owner}.relay"
+
+
+def matches(binding: str, key: str) -> bool:
+    """Whether a topic binding brings a routing key: `*` is one word, `#` any number of them."""
+    return _matches(binding.split("."), key.split("."))
+
+
+def _matches(pattern: list[str], words: list[str]) -> bool:
+    if not pattern:
+        return not words
+    first, rest = pattern[0], pattern[1:]
+    if first == "#":
+        return any(_matches(rest, words[skip:]) for skip in range(len(words) + 1))
+    return bool(words) and first in {"*", words[0]} and _matches(rest, words[1:])
+
+
+def readers(owner: str, key: str) -> list[str]:
+    """The services whose queue gets the event `key` of `owner`."""
+    return [
+        consumer
+        for consumer, owners in READS.items()
+        if any(matches(binding, key) for binding in owners.get(owner, ()))
+    ]
 
 
 def _dead_letters_to(queue: str) -> dict[str, Any]:

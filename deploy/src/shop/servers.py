@@ -15,6 +15,7 @@ from shop.profiles import Profile
 from shop.secrets import rabbit_hash, secret, write_private
 
 SERVICES = ["catalog", "stock", "search", "checkout"]
+USERS = [*SERVICES, "purger"]  # who has a login of its own at the broker
 MAX_MESSAGE = 1024 * 1024
 
 
@@ -181,13 +182,13 @@ def broker_definitions(profile: Profile) -> dict[str, object]:
     every = ".*"
     services = [
         may(name, "shop", rf"^{name}\.relay$", rf"^{name}\.(events|retry)$", rf"^{name}\..*$")
-        for name in SERVICES
+        for name in USERS
     ]
     return {
         "users": [
             user("admin", "administrator"),
             user("deploy"),
-            *(user(name) for name in SERVICES),
+            *(user(name) for name in USERS),
         ],
         "vhosts": [{"name": "/"}, {"name": "shop"}],
         "permissions": [

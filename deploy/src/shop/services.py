@@ -18,18 +18,17 @@ TESTED = ("test", "faults")
 
 
 def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
-    """Every process of the four services."""
+    """Every process of ours: the four services and the purger."""
     shared = {"PROFILE": _kind(profile)}
     shared["API_KEYS_FILE"] = str(api_keys_file(profile))
     database = mariadb_url(profile, "checkout", "checkout") if mariadb else _sqlite(profile)
     found = []
     for service, (processes, store) in SERVICES.items():
         settings = shared | store(profile, database) | {"BROKER_URL": amqp(profile, service)}
-        settings |= {"HOST": "127.0.0.1", "PORT": str(profile.ports[service])}
-        for process in ("relay", "worker"):
-            if process in processes:
-                port = profile.ports[f"{service}-{process}"]
-                settings[f"{process.upper()}_PORT"] = str(port)
+        settings["HOST"] = "127.0.0.1"
+        for process in processes:
+            name = "PORT" if process == "api" else f"{process.upper()}_PORT"
+            settings[name] = str(profile.ports[_port(service, process)])
         found += [_process(profile, service, process, settings) for process in processes]
     return found
 
@@ -58,7 +57,7 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
     home = profile.folder(service)
     give(home)
     name = f"{service}-{process}"
-    port = profile.ports[service if process == "api" else name]
+    port = profile.ports[_port(service, process)]
     env = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
     env |= {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(home)}
     env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
@@ -80,6 +79,11 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
 
 def _kind(profile: Profile) -> str:
     return "test" if profile.name in TESTED else "dev"
+
+
+def _port(service: str, process: str) -> str:
+    """The name of a process's port in ports.toml."""
+    return service if process == "api" else f"{service}-{process}"
 
 
 def _catalog(profile: Profile, _database: str) -> dict[str, str]:
@@ -105,11 +109,16 @@ def _sqlite(profile: Profile) -> str:
     return f"sqlite+aiosqlite:///{profile.folder('checkout') / 'checkout.sqlite'}"
 
 
+def _purger(profile: Profile, _database: str) -> dict[str, str]:
+    return {"PURGE_URL": profile.url("varnish-purge", path="/")}
+
+
 NEEDS = {
     "catalog": ["elasticsearch"],
     "stock": ["redis-stock"],
     "search": ["elasticsearch"],
     "checkout": ["redis-carts", "mariadb"],
+    "purger": ["varnish"],
 }
 
 SERVICES: dict[str, tuple[list[str], Callable[[Profile, str], dict[str, str]]]] = {
@@ -117,4 +126,5 @@ SERVICES: dict[str, tuple[list[str], Callable[[Profile, str], dict[str, str]]]] 
     "stock": (["api", "relay", "worker"], _stock),
     "search": (["api", "worker"], _search),
     "checkout": (["api", "relay", "worker"], _checkout),
+    "purger": (["worker"], _purger),
 }
