@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils.compat as uuids
 from aiohttp.test_utils import TestClient, TestServer
+from redis.asyncio import Redis
 
 from bus.sql import SqlOutbox
 from checkout import app
@@ -110,14 +111,19 @@ def projections(database: Database) -> Projections:
 
 
 @pytest.fixture
-def settings(stack: Stack, prefix: str, tmp_path: Path) -> Settings:
+async def settings(stack: Stack, prefix: str, tmp_path: Path) -> AsyncIterator[Settings]:
     """A service of this test's own: its carts and its SQLite file."""
-    return Settings(
+    settings = Settings(
         redis_url=stack.redis_carts_url,
         database_url=f"sqlite+aiosqlite:///{tmp_path}/checkout.sqlite3",
         key_prefix=f"{prefix}{secrets.token_hex(3)}:",
         profile="test",
     )
+    yield settings
+    async with Redis.from_url(settings.redis_url) as redis:
+        keys = [key async for key in redis.scan_iter(f"{settings.key_prefix}*", count=1_000)]
+        if keys:
+            await redis.unlink(*keys)
 
 
 @pytest.fixture

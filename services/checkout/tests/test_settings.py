@@ -1,4 +1,4 @@
-"""What an operator cannot set: times that would let a hold expire under a paid order, play money."""
+"""What an operator cannot set: times under which holds expire on paid orders, and play money."""
 
 import pytest
 
