@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import DownloadColumn
 
+from shop import containers, events, importing, setup, testing
 from shop import doctor as doctors
-from shop import events, importing, setup, testing
+from shop.containers import NoContainers
 from shop.elastic import DownloadFailed, NoJava
 from shop.packages import CannotInstall
 from shop.profiles import UnknownProfile
@@ -22,7 +23,7 @@ from shop_contracts.events.base import Fact
 
 FAILURES = (
     *(StackFailed, CannotInstall, DownloadFailed, NoJava, ServerMissing, UnknownProfile),
-    *(events.NoEvents, importing.ImportFailed),
+    *(events.NoEvents, importing.ImportFailed, NoContainers),
 )
 DATA_SHOWN = 160
 
@@ -53,9 +54,22 @@ def up(
     only: Annotated[
         str, typer.Option(help="Just these, and what they need: stock-api,search-worker")
     ] = "",
+    boxed: Annotated[
+        bool | None,
+        typer.Option("--containers/--native", help="By default containers where they can run."),
+    ] = None,
 ) -> None:
     """Install what is missing, start the shop and wait until everything is ready."""
     stack = Stack.open(profile, mariadb=mariadb)
+    apart = "only a part is asked for" if servers_only or only else ""
+    choice = containers.choose(
+        stack.profile, wanted=boxed, only_native="it runs already" if stack.up() else apart
+    )
+    console.print(choice.why, highlight=False)
+    if choice.engine is not None:
+        containers.up(stack.profile, choice.engine, mariadb=stack.mariadb)
+        console.print(f"the shop is at {stack.profile.url('edge', path='/')}")
+        return
     setup.install(stack, console)
     chosen = only.split(",") if only else None
     setup.up(stack, console, servers_only=servers_only, only=chosen)
@@ -66,15 +80,22 @@ def up(
 @app.command(epilog="Example: [bold]./shop down[/bold]")
 def down(profile: ProfileName = "shop") -> None:
     """Stop everything that `up` started, and nothing else."""
+    stack = Stack.open(profile)
+    if containers.used(stack.profile):
+        containers.down(stack.profile, containers.engine())
     with console.status("stopping"):
-        Stack.open(profile).down()
+        stack.down()
     console.print("stopped")
 
 
 @app.command(epilog="Example: [bold]./shop status[/bold]")
 def status(profile: ProfileName = "shop") -> None:
     """Show what runs, on which port, and for how long."""
-    states = Stack.open(profile).status()
+    stack = Stack.open(profile)
+    if containers.used(stack.profile):
+        containers.show(stack.profile, containers.engine(), "ps")
+        return
+    states = stack.status()
     if not states:
         console.print("nothing runs; start it with [bold]./shop up[/bold]")
         raise typer.Exit(1)
@@ -90,7 +111,12 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines.")] = 50,
 ) -> None:
     """Show the log of one process."""
-    setup.logs(Stack.open(profile), name, console, lines=lines, follow=follow)
+    stack = Stack.open(profile)
+    if containers.used(stack.profile):
+        verb = ["logs", f"--tail={lines}", *(["--follow"] if follow else []), name]
+        containers.show(stack.profile, containers.engine(), *verb)
+        return
+    setup.logs(stack, name, console, lines=lines, follow=follow)
 
 
 @app.command(epilog="Example: [bold]./shop doctor[/bold]")

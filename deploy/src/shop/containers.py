@@ -59,17 +59,19 @@ class _Project(Struct):
     services: dict[str, _Service]
 
 
-def choose(profile: Profile, *, wanted: bool | None, native_runs: bool) -> Choice:
+def choose(profile: Profile, *, wanted: bool | None, only_native: str = "") -> Choice:
     """Containers when asked for, or when an engine answers and has or can get every image.
 
-    Raises NoContainers when asked for and there is no engine.
+    `only_native` is a reason against them. Raises NoContainers when they are asked for in vain.
     """
     if wanted is False:
         return Choice(None, "native, as asked")
+    if wanted and only_native:
+        raise NoContainers(f"no containers: {only_native}")
     if wanted:
         return Choice(engine(), "containers, as asked")
-    if native_runs:
-        return Choice(None, "native, as it runs already")
+    if only_native:
+        return Choice(None, f"native: {only_native}")
     try:
         found = engine()
         absent = missing_images(profile, found)
@@ -98,11 +100,14 @@ def engine(env: Mapping[str, str] | None = None, *, compose: Path | None = None)
 
 def up(profile: Profile, engine: Engine, *, mariadb: bool = False) -> None:
     """Build what is ours, start everything and wait until it is healthy. Raises NoContainers."""
+    before = _contents(profile)
     write_files(profile, mariadb=mariadb)
     _mark(profile).touch()
     _compose(profile, engine, "build", "--quiet", mariadb=mariadb)
     wait = ["--wait", "--wait-timeout", str(READY_SECONDS)]
-    _compose(profile, engine, "up", "--detach", "--remove-orphans", *wait, mariadb=mariadb)
+    # Compose does not look into the files it mounts
+    fresh = [] if _contents(profile) == before else ["--force-recreate"]
+    _compose(profile, engine, "up", "--detach", "--remove-orphans", *wait, *fresh, mariadb=mariadb)
 
 
 def down(profile: Profile, engine: Engine, *, data: bool = False) -> None:
@@ -163,6 +168,11 @@ def _write(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     path.write_text(text)
     path.chmod(0o444)
+
+
+def _contents(profile: Profile) -> dict[Path, bytes]:
+    folder = profile.folder("containers")
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _broker_url(user: str) -> Callable[[Profile], str]:
