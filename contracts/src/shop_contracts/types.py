@@ -1,7 +1,9 @@
 """The words that several events share. Every bound here is part of the contract."""
 
+import re
 from datetime import datetime
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Self
 from uuid import UUID
 
 from msgspec import Meta, Struct
@@ -15,6 +17,7 @@ Sku = Annotated[
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,126}\Z")]
 Id = Annotated[UUID, Meta(description="UUIDv7")]
 Text = Annotated[str, Meta(min_length=1, max_length=500)]
+Caption = Annotated[str, Meta(max_length=500)]
 LongText = Annotated[str, Meta(max_length=20_000)]
 Url = Annotated[str, Meta(min_length=1, max_length=2_000)]
 Count = Annotated[int, Meta(ge=0, le=MAX_SAFE)]
@@ -23,6 +26,22 @@ Position = Annotated[int, Meta(ge=0, le=1_000_000)]
 Minor = Annotated[int, Meta(ge=0, le=MAX_SAFE, description="minor units of the currency")]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217")]
 Time = Annotated[datetime, Meta(tz=True)]
+
+OPEN_WORD = r"^[a-z][a-z0-9_]{0,63}\Z"
+"""What every word of an open enum looks like, those of later minors included."""
+
+
+class OpenEnum(StrEnum):
+    """Words to which a minor may add one: what this version does not know, it reads as UNKNOWN.
+
+    A subclass has the member `UNKNOWN = "unknown"`, which nobody sends. Only an enum that was open
+    in the first minor of its major may be open.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        known = isinstance(value, str) and re.match(OPEN_WORD, value)
+        return cls["UNKNOWN"] if known else None
 
 
 class Line(Struct, frozen=True, kw_only=True):

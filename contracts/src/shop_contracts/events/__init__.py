@@ -1,12 +1,13 @@
 """Every event of the shop, by its owner and by its routing key."""
 
-from shop_contracts.events import catalog, checkout, stock
+from shop_contracts.events import catalog, checkout, search, stock
 from shop_contracts.events.base import Fact
 
 EVENTS: dict[str, tuple[type[Fact], ...]] = {
     "catalog": catalog.EVENTS,
     "stock": stock.EVENTS,
     "checkout": checkout.EVENTS,
+    "search": search.EVENTS,
 }
 
 BY_KEY: dict[str, type[Fact]] = {fact.KEY: fact for facts in EVENTS.values() for fact in facts}

@@ -5,14 +5,14 @@ from typing import ClassVar
 from msgspec import Struct
 
 from shop_contracts.events.base import Fact
-from shop_contracts.types import Id, LongText, Sku, Slug, Text, Time, Url
+from shop_contracts.types import Caption, Id, LongText, Sku, Slug, Text, Time, Url
 
 
 class Variant(Struct, frozen=True, kw_only=True):
     """One sellable form of the product."""
 
     sku: Sku
-    options: dict[str, str] = {}
+    options: dict[Text, Text] = {}
     barcode: Text | None = None
 
 
@@ -34,7 +34,7 @@ class Image(Struct, frozen=True, kw_only=True):
     """A picture of the product."""
 
     url: Url
-    alt: str = ""
+    alt: Caption = ""
 
 
 class ProductPublishedV1(Fact, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from shop_contracts.events.checkout.order_authorised_v1 import (
 from shop_contracts.events.checkout.order_cancelled_v1 import OrderCancelledV1 as OrderCancelledV1
 from shop_contracts.events.checkout.order_confirmed_v1 import OrderConfirmedV1 as OrderConfirmedV1
 from shop_contracts.events.checkout.order_placed_v1 import OrderPlacedV1 as OrderPlacedV1
+from shop_contracts.events.checkout.order_refunded_v1 import OrderRefundedV1 as OrderRefundedV1
 from shop_contracts.events.checkout.payment_authorised_v1 import (
     PaymentAuthorisedV1 as PaymentAuthorisedV1,
 )
@@ -22,6 +23,7 @@ EVENTS = (
     OrderAuthorisedV1,
     OrderConfirmedV1,
     OrderCancelledV1,
+    OrderRefundedV1,
     PaymentAuthorisedV1,
     PaymentDeclinedV1,
     PaymentCapturedV1,

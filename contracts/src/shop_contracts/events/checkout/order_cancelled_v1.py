@@ -1,13 +1,12 @@
 """The order ended without a sale; whatever it held is to be given back."""
 
-from enum import StrEnum
 from typing import ClassVar
 
 from shop_contracts.events.base import Fact
-from shop_contracts.types import Id, Line, Shortage, Time
+from shop_contracts.types import Id, Line, OpenEnum, Shortage, Time
 
 
-class CancelReason(StrEnum):
+class CancelReason(OpenEnum):
     """Why an order was cancelled."""
 
     OUT_OF_STOCK = "out_of_stock"
@@ -18,6 +17,7 @@ class CancelReason(StrEnum):
     HOLD_EXPIRED = "hold_expired"
     CAPTURE_REFUSED = "capture_refused"
     BY_CUSTOMER = "by_customer"
+    UNKNOWN = "unknown"
 
 
 class OrderCancelledV1(Fact, frozen=True, kw_only=True):

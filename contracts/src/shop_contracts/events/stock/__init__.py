@@ -17,10 +17,14 @@ from shop_contracts.events.stock.reservation_rejected_v1 import (
 from shop_contracts.events.stock.reservation_released_v1 import (
     ReservationReleasedV1 as ReservationReleasedV1,
 )
+from shop_contracts.events.stock.stock_came_back_v1 import StockCameBackV1 as StockCameBackV1
 from shop_contracts.events.stock.stock_changed_v1 import StockChangedV1 as StockChangedV1
+from shop_contracts.events.stock.stock_ran_low_v1 import StockRanLowV1 as StockRanLowV1
 
 EVENTS = (
     StockChangedV1,
+    StockRanLowV1,
+    StockCameBackV1,
     PriceChangedV1,
     ReservationHeldV1,
     ReservationRejectedV1,
