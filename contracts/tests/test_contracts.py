@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_event
 
-from shop_contracts import build
+from shop_contracts import build, schemas
 from shop_contracts.envelope import (
     CONTENT_TYPE,
     Malformed,
@@ -56,13 +56,15 @@ def test_an_event_has_a_minimal_a_full_and_two_invalid_examples(key: str) -> Non
     fields = msgspec.structs.fields(BY_KEY[key])
 
     assert {field.encode_name for field in fields} == set(data["full"])
-    assert {field.encode_name for field in fields if field.required} == set(data["minimal"])
+    assert msgspec.convert(data["minimal"], BY_KEY[key]) == msgspec.convert(
+        {field.name: data["minimal"][field.name] for field in fields if field.required}, BY_KEY[key]
+    )
     assert 2 <= len([path for path in INVALID if in_(path.parent, key)])
 
 
 @pytest.mark.parametrize("key", BY_KEY)
 def test_every_word_of_an_enum_has_an_example(key: str) -> None:
-    schema = build.schema(BY_KEY[key])
+    schema = schemas.schema(BY_KEY[key])
     sent = b"".join(path.read_bytes() for path in GOLDEN if in_(path, key))
     words = [
         word for node in _nodes(schema) for word in node.get("enum", node.get("x-open-enum", []))
@@ -200,6 +202,6 @@ def test_a_schema_names_its_event() -> None:
     for fact in BY_KEY.values():
         assert (
             f"urn:shop:{name_of(fact.KEY)}:{major_of(fact.KEY)}.{fact.MINOR}"
-            == (build.schema(fact)["$id"])
+            == (schemas.schema(fact)["$id"])
         )
-        assert msgspec.json.encode(build.schema(fact))
+        assert msgspec.json.encode(schemas.schema(fact))
