@@ -1,0 +1,1 @@
+"""Telling people and programs outside: signed webhooks and mails, tried until they arrive."""
