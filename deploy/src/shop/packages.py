@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from glob import glob
 
@@ -50,27 +51,30 @@ def by_hand(name: str) -> str:
 
 def _apt(command: list[str], progress: Progress) -> None:
     reader, writer = os.pipe()
-    # sudo closes descriptors above 2: the status goes to the output, which nobody reads else
+    # sudo would close the descriptor: progress is for root
+    status = [] if command[0] == "sudo" else ["-o", f"APT::Status-Fd={writer}"]
     apt = subprocess.Popen(
-        [*command, "-o", "APT::Status-Fd=1", "-o", "Dpkg::Use-Pty=0"],
+        [*command, *status],
         stdin=subprocess.DEVNULL,
-        stdout=writer,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
+        pass_fds=[writer],
     )
     os.close(writer)
-    said: list[str] = []
+    threading.Thread(target=_report, args=(reader, progress), daemon=True).start()
+    output, _ = apt.communicate()
+    if apt.returncode != 0:
+        raise CannotInstall(f"{' '.join(command)} failed:\n{output[-2000:]}")
+
+
+def _report(reader: int, progress: Progress) -> None:
     with os.fdopen(reader, errors="replace") as lines:
         for line in lines:
             kind, _, rest = line.strip().partition(":")
             if kind in ("dlstatus", "pmstatus"):
                 _, percent, text = rest.split(":", 2)
                 progress(float(percent), text)
-            else:
-                said.append(line)
-    _, errors = apt.communicate()
-    if apt.returncode != 0:
-        raise CannotInstall(f"{' '.join(command)} failed:\n{errors}{''.join(said[-10:])}")
 
 
 def _jdk() -> str:
