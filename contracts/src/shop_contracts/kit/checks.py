@@ -133,6 +133,15 @@ async def check_next_minor(subject: Subject) -> None:
     await subject.must(variants.with_charset(again), "a content type with a charset")
 
 
+async def check_open_enum(subject: Subject) -> None:
+    """A word that a later minor adds to an open enum is no error."""
+    event = goldens.golden(subject.key)
+    newer = variants.with_new_word(event, goldens.schema(subject.key))
+    if newer is None:
+        raise NotApplicable(f"{subject.key} has no open enum")
+    await subject.must(message(newer), "a message with a new word in an open enum")
+
+
 async def check_duplicate(subject: Subject) -> None:
     """A message that comes twice has its effects once, and is acked twice."""
     event = goldens.golden(subject.key)
@@ -260,6 +269,7 @@ CHECKS: dict[str, Callable[[Subject], Awaitable[None]]] = {
     "effect": check_effect,
     "unknown-field": check_unknown_field,
     "next-minor": check_next_minor,
+    "open-enum": check_open_enum,
     "duplicate": check_duplicate,
     "redelivered": check_redelivered,
     "reordered": check_reordered,

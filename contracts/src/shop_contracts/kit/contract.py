@@ -14,6 +14,7 @@ from shop_contracts.kit.checks import (
     Outage,
     Subject,
 )
+from shop_contracts.kit.recording import Recorder
 from shop_contracts.kit.subscriptions import Subscription
 
 
@@ -28,9 +29,12 @@ class Contract:
     away. Each may be async. Each test starts with an empty store.
     """
 
-    def __init__(self, case: Case, subscription: Subscription) -> None:
+    def __init__(
+        self, case: Case, subscription: Subscription, recorder: Recorder | None = None
+    ) -> None:
         self.case = case
         self.subscription = subscription
+        self._recorder = recorder
         self.checked = False
 
     def check(self, deliver: Deliver, effects: Effects, outage: Outage | None = None) -> None:
@@ -46,13 +50,17 @@ class Contract:
     ) -> None:
         """Run the check in the running event loop."""
         self.checked = True
-        check = CHECKS[self.case.check]
+        subject = Subject(self.case, self.subscription, deliver, effects, outage)
         try:
-            await check(Subject(self.case, self.subscription, deliver, effects, outage))
+            if self._recorder is not None:
+                await self._recorder.probe(self.case, subject)
+            else:
+                await CHECKS[self.case.check](subject)
         except NotApplicable as reason:
             pytest.skip(str(reason))
         except Broken as broken:
-            pytest.fail(f"{self.case.id}: {check.__doc__}\n{broken}", pytrace=False)
+            law = CHECKS[self.case.check].__doc__
+            pytest.fail(f"{self.case.id}: {law}\n{broken}", pytrace=False)
 
 
 def _running() -> bool:

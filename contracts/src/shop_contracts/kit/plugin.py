@@ -7,15 +7,29 @@ def test_the_worker_keeps_the_contract(contract, tmp_path):
 """
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from shop_contracts.kit.checks import cases
 from shop_contracts.kit.contract import Contract
+from shop_contracts.kit.expectations import dump
 from shop_contracts.kit.goldens import NoSuchType
+from shop_contracts.kit.recording import CannotRecord, Recorder, probes
 from shop_contracts.kit.subscriptions import Subscription
 
 _MARK = "consumes"
+RECORD = "--contracts-record"
+_RECORDER = pytest.StashKey[Recorder]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("contracts").addoption(
+        RECORD,
+        type=Path,
+        metavar="FILE",
+        help="instead of checking the handlers, find out what they read and write it here",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "consumes(*types, subscription, binding=None, order='by-version'): run this handler "
         "against the contract of these event types; the test takes the argument `contract`",
     )
+    if config.getoption(RECORD):
+        config.stash[_RECORDER] = Recorder()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,15 +51,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             f"{metafunc.definition.nodeid}: a test marked `consumes` takes the argument `contract`",
             pytrace=False,
         )
+    recorder = metafunc.config.stash.get(_RECORDER, None)
     contracts: list[Contract] = []
     for mark in marks:
         try:
             options = dict(mark.kwargs)
             subscription = Subscription(name=options.pop("subscription"), **options)
-            found = [case for key in mark.args for case in cases(key)]
+            each = probes if recorder else cases
+            found = [case for key in mark.args for case in each(key)]
         except (KeyError, TypeError, NoSuchType) as error:
             pytest.fail(f"{metafunc.definition.nodeid}: consumes: {error}", pytrace=False)
-        contracts += [Contract(case, subscription) for case in found]
+        contracts += [Contract(case, subscription, recorder) for case in found]
     metafunc.parametrize("contract", contracts, ids=[contract.case.id for contract in contracts])
 
 
@@ -55,3 +73,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if isinstance(contract, Contract) and not contract.checked:
         pytest.fail("the test never called contract.check(...)", pytrace=False)
     return result
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    recorder = session.config.stash.get(_RECORDER, None)
+    if recorder is None or session.testsfailed:
+        return
+    try:
+        expectation = recorder.expectation()
+    except CannotRecord as error:
+        raise pytest.UsageError(str(error)) from error
+    session.config.getoption(RECORD).write_bytes(dump(expectation))

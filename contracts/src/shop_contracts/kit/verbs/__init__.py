@@ -1,0 +1,1 @@
+"""The kit's verbs of the `contracts` command: arguments in, verdicts out."""
