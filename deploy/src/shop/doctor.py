@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def _kernel(_: Stack) -> Iterator[Finding]:
         yield Finding("vm.overcommit_memory is 2", "sysctl vm.overcommit_memory=1", False)
 
 
+def _names(_: Stack) -> Iterator[Finding]:
+    try:
+        found = socket.gethostbyname("localhost")
+    except OSError:
+        found = "nothing"
+    if found != "127.0.0.1":
+        advice = "put the line '127.0.0.1 localhost' into /etc/hosts"
+        yield Finding(f"the name localhost leads to {found}; RabbitMQ's node needs it", advice)
+
+
 CHECKS: list[Callable[[Stack], Iterator[Finding]]] = [
     _machine,
     _packages,
@@ -102,4 +113,5 @@ CHECKS: list[Callable[[Stack], Iterator[Finding]]] = [
     _memory,
     _disk,
     _kernel,
+    _names,
 ]
