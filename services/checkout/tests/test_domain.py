@@ -1,13 +1,10 @@
-"""The saga's table, cell by cell, and then under everything that a network does to messages."""
+"""The saga's table, cell by cell, and what a cart costs. `test_simulation` lets it live."""
 
 from datetime import UTC, datetime, timedelta
-from random import Random
 from typing import TypeVar
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec import structs
 
 from checkout.domain import (
@@ -25,16 +22,11 @@ from checkout.domain import (
     Stay,
     Timers,
     decide,
-    first_deadline,
-    placed,
     quote,
 )
-from shop_contracts.events.base import Fact
 from shop_contracts.events.checkout import (
     OrderAuthorisedV1,
     OrderCancelledV1,
-    OrderConfirmedV1,
-    OrderPlacedV1,
     PaymentAuthorisedV1,
     PaymentCapturedV1,
     PaymentDeclinedV1,
@@ -218,155 +210,6 @@ def test_shortages_stand_in_the_order_and_its_event() -> None:
     assert decision.order is not None
     assert isinstance(decision.publish, OrderCancelledV1)
     assert SHORT == decision.order.shortages == decision.publish.shortages
-
-
-# ---- a world around the order: stock, provider, a network that repeats and reorders ----
-
-
-class World:
-    """One order, a stock and a provider that keep their own books, and messages in flight."""
-
-    def __init__(self, random: Random) -> None:
-        self.random = random
-        self.now = NOW
-        self.order = Order(
-            id=ID,
-            status=Status.PLACED,
-            version=1,
-            lines=LINES,
-            total_minor=2_500,
-            currency="EUR",
-            placed_at=NOW,
-            deadline_at=first_deadline(NOW, TIMERS),
-        )
-        self.stock = "none"
-        self.money = "none"
-        self.path = [Status.PLACED]
-        self.ends: list[Fact] = []
-        self.to_stock: list[Fact] = [placed(self.order)]
-        self.to_checkout: list[Cause] = []
-
-    def step(self) -> None:
-        self.now += timedelta(seconds=self.random.choice([0, 1, 5, 45, 400]))
-        action = self.random.choice(
-            [self.stock_hears, self.checkout_hears, self.provider_hears, self.sweep, self.disturb]
-        )
-        action(repeat=self.random.random() < 0.3)
-
-    def settle(self) -> None:
-        """Let everything arrive; time passes."""
-        for _ in range(60):
-            self.now += timedelta(minutes=5)
-            self.sweep()
-            while self.to_stock or self.to_checkout:
-                self.stock_hears()
-                self.checkout_hears()
-            for _ in Op:
-                self.provider_hears()
-
-    def stock_hears(self, *, repeat: bool = False) -> None:
-        if not self.to_stock:
-            return
-        fact = self._take(self.to_stock, repeat=repeat)
-        answer: str | None = None
-        match fact, self.stock:
-            case OrderPlacedV1(), "none":
-                answer = self.random.choice(["held", "held", "held", "rejected"])
-                self.stock = answer
-            case OrderAuthorisedV1(), "held":
-                self.stock = answer = "committed"
-            case OrderAuthorisedV1(), "expired":
-                self.stock = answer = self.random.choice(["committed", "commit_failed"])
-            case OrderCancelledV1(), "held" | "expired":
-                self.stock = answer = "released"
-            case OrderCancelledV1(), "none":
-                self.stock = "released"
-            case OrderCancelledV1(reason=CancelReason.CAPTURE_REFUSED), "committed":
-                self.stock = answer = "released"
-        if answer is not None:
-            self.to_checkout.append(CAUSES[answer])
-
-    def checkout_hears(self, *, repeat: bool = False) -> None:
-        if self.to_checkout:
-            self.apply(self._take(self.to_checkout, repeat=repeat))
-
-    def provider_hears(self, *, repeat: bool = False) -> None:
-        payments = dict(self.order.payments)
-        pending = [op for op, state in payments.items() if state is Asked.PENDING]
-        sent = [op for op, state in payments.items() if state is Asked.SENT]
-        if pending and (repeat or not sent):
-            self._mark(pending[0], Asked.SENT)
-        elif sent:
-            refuses = self.random.random() < 0.2
-            self._mark(sent[0], Asked.REFUSED if refuses and sent[0] is not Op.VOID else Asked.DONE)
-            match sent[0]:
-                case Op.AUTH:
-                    self.money = "none" if refuses else "authorised"
-                    self.apply(CAUSES["declined" if refuses else "authorised"])
-                case Op.CAPTURE:
-                    self.money = self.money if refuses else "captured"
-                    self.apply(CAUSES["refused" if refuses else "captured"])
-                case Op.VOID:
-                    self.money = "voided"
-                    self.apply(CAUSES["voided"])
-
-    def sweep(self, *, repeat: bool = False) -> None:
-        del repeat
-        self.apply(DeadlinePassed())
-
-    def disturb(self, *, repeat: bool = False) -> None:
-        if repeat:
-            self.apply(CancelRequested())
-        elif self.stock == "held":
-            self.stock = "expired"
-            self.to_checkout.append(CAUSES["expired"])
-
-    def apply(self, cause: Cause) -> None:
-        decision = decide(self.order, cause, self.now, TIMERS)
-        if decision.order is None:
-            return
-        before = self.order
-        self.order = structs.replace(decision.order, payments=before.payments)
-        if self.order.status is not before.status:
-            self.path.append(self.order.status)
-        if decision.drop_auth:
-            self._mark(Op.AUTH, Asked.DROPPED)
-        if decision.ask is not None:
-            assert decision.ask not in self.order.payments
-            self._mark(decision.ask, Asked.PENDING)
-        if isinstance(decision.publish, OrderAuthorisedV1 | OrderCancelledV1):
-            self.to_stock.append(decision.publish)
-        if isinstance(decision.publish, OrderConfirmedV1 | OrderCancelledV1):
-            self.ends.append(decision.publish)
-
-    def _mark(self, op: Op, state: Asked) -> None:
-        payments = {**self.order.payments, op: state}
-        self.order = structs.replace(self.order, payments=payments)
-
-    def _take(self, messages: list[M], *, repeat: bool) -> M:
-        place = self.random.randrange(len(messages))
-        return messages[place] if repeat else messages.pop(place)
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.integers(0, 2**32))
-def test_whatever_the_network_does_an_order_ends_once_and_all_books_agree(seed: int) -> None:
-    random = Random(seed)  # drawn choices would lean to the simplest, which is no network
-    world = World(random)
-    for _ in range(random.randrange(40)):
-        world.step()
-
-    world.settle()
-
-    confirmed = world.order.status is Status.CONFIRMED
-    assert world.order.status.terminal
-    assert 1 == len(world.ends)
-    assert 1 == sum(status.terminal for status in world.path)
-    assert confirmed == (world.stock == "committed") == (world.money == "captured")
-    assert world.money in {"none", "voided", "captured"}
-    assert confirmed or world.stock in {"none", "rejected", "released", "commit_failed"}
-    way = [Status.PLACED, Status.RESERVED, Status.AUTHORISED, Status.COMMITTED, Status.CONFIRMED]
-    assert world.path[:-1] == way[: len(world.path) - 1]
 
 
 # ---- what a cart costs ----
