@@ -4,10 +4,10 @@
 -- ARGV: 1 op  2 order  3 causing event ('' for expire)  4 id of the reservation's event  5 keep ms
 --       6 traceparent  7 n  then sku, qty, id of its stock.changed per line; each SKU once
 -- Reply: {committed|released|returned|expired|commit_failed|tombstone} | {dup|noop|early}
---        | {conflict, why} | {due, order ids}
+--        | {again} | {conflict, why} | {due, order ids}
 local op, order, n = ARGV[1], ARGV[2], tonumber(ARGV[7])
 if op ~= 'expire' and redis.call('EXISTS', KEYS[5]) == 1 then return { 'dup' } end
-local hold = redis.call('HMGET', KEYS[1], 'state', 'exp', 'ver', 'n')
+local hold = redis.call('HMGET', KEYS[1], 'state', 'exp', 'ver', 'n', 'said', 'short')
 local state, version = hold[1] or 'none', tonumber(hold[3] or 0) + 1
 local s = { ledger = KEYS[3], outbox = KEYS[4], order = order, cause = ARGV[3],
             traceparent = ARGV[6], reason = '' }
@@ -19,7 +19,7 @@ for i = 1, n do
 end
 
 -- The guard of the lines: what ends must be what was held.
-if state == 'held' or (state == 'committed' and op == 'return') then
+if state == 'held' or (state == 'committed' and op ~= 'release') then
   local same = tonumber(hold[4]) == n
   for i = 1, n do
     local was = redis.call('HMGET', KEYS[1], 's' .. i, 'q' .. i)
@@ -44,15 +44,21 @@ local function finish(new, kind, how, why, davail, dresv, dsold)
     move(s, line, how, why, davail * line.qty, dresv * line.qty, dsold * line.qty, 0)
   end
   become(new)
-  redis.call('HSET', KEYS[1], 'ver', text(version))
+  redis.call('HSET', KEYS[1], 'ver', text(version), 'said', ARGV[4])
   tell(s, kind, ARGV[4], version, 'lines', table.concat(wanted, ';'))
   return mark({ new })
 end
 local function fail(short)
   become('commit_failed')
-  redis.call('HSET', KEYS[1], 'ver', text(version))
-  tell(s, 'reservation.commit_failed.v1', ARGV[4], version, 'shortages', table.concat(short, ';'))
+  local shortages = table.concat(short, ';')
+  redis.call('HSET', KEYS[1], 'ver', text(version), 'said', ARGV[4], 'short', shortages)
+  tell(s, 'reservation.commit_failed.v1', ARGV[4], version, 'shortages', shortages)
   return mark({ 'commit_failed' })
+end
+-- Who asks again has not heard the answer: it is the same event, by id and version.
+local function repeat_answer(kind, field, value)
+  tell(s, kind, hold[5], version - 1, field, value)
+  return mark({ 'again' })
 end
 
 if op == 'expire' then
@@ -80,6 +86,12 @@ end
 if op == 'commit' then
   if state == 'held' then
     return finish('committed', 'reservation.committed.v1', 'commit', 'committed', 0, -1, 1)
+  end
+  if state == 'committed' then
+    return repeat_answer('reservation.committed.v1', 'lines', table.concat(wanted, ';'))
+  end
+  if state == 'commit_failed' then
+    return repeat_answer('reservation.commit_failed.v1', 'shortages', hold[6])
   end
   if state == 'released' or state == 'rejected' then return fail({}) end
   if state ~= 'none' and state ~= 'expired' then return mark({ 'noop' }) end
