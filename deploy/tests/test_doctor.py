@@ -69,6 +69,7 @@ def test_no_port_is_a_default_of_its_server() -> None:
 def test_an_offset_moves_every_port_and_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("SHOP_PORT_OFFSET", raising=False)
     before = profiles.profile("shop", root=tmp_path).ports
     monkeypatch.setenv("SHOP_PORT_OFFSET", "1000")
     profiles.profile("shop", root=tmp_path)
