@@ -2,9 +2,10 @@
 
 A handler returns: ack. It raises `Permanent`, or the body is no event: parking, at once. It raises
 anything else: a copy waits in the consumer's next retry queue and comes back to this consumer only;
-after the last delay it is parked. Events of one subject are handled in order, of several subjects
-side by side. The ack comes after the handler's commit: a crash between repeats the event, and the
-handler's inbox or version guard makes the repetition harmless.
+after the last delay it is parked, unless the error says that what the handler needs is `away`: then
+it waits the last delay again, for as long as that lasts. Events of one subject are handled in
+order, of several subjects side by side. The ack comes after the handler's commit: a crash between
+repeats the event, and the handler's inbox or version guard makes the repetition harmless.
 """
 
 import asyncio
@@ -182,6 +183,9 @@ class _Settle:
         """Send a copy to wait, then ack. A crash between the two makes a duplicate."""
         delays = list(topology.RETRY_DELAYS)
         attempt = _attempt(taken.message)
+        if getattr(error, "away", False):
+            # nothing is wrong with the event: this must not use up its attempts
+            attempt = min(attempt, len(delays) - 1)
         if attempt >= len(delays):
             await self.park(taken.message, error)
             return

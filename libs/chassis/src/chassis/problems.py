@@ -246,6 +246,8 @@ class Unavailable(Problem):
     status = 503
     slug = "unavailable"
     title = "Not available just now"
+    away: ClassVar[bool] = True
+    """To a consumer of events: wait for as long as it takes, the event is not to blame."""
 
     def __init__(
         self,
