@@ -1,5 +1,6 @@
 """The whole shop as its users meet it: every process running, reached through the edge."""
 
+import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,7 +47,8 @@ async def _empty(stack: Any, native: Stack) -> None:
         file.unlink()
     for service in ("catalog", "stock"):
         for job in native.profile.folder(service).rglob("job.json"):
-            job.unlink()
+            # a job's folder without its job.json would end the worker that looks for the next one
+            shutil.rmtree(job.parent)
     native.deploy()
     broker_url = urlsplit(stack.amqp_url)._replace(path="/shop").geturl()
     async with connected(broker_url, "tests") as connection:
