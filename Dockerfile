@@ -2,6 +2,11 @@
 # Nothing here asks for BuildKit. The final image has no compiler, no uv and no root.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
+FROM ${PYTHON_IMAGE} AS names
+COPY . /source
+RUN find /source -type f ! -name pyproject.toml ! -name uv.lock -delete \
+    && find /source -depth -type d -empty -delete
+
 FROM ${PYTHON_IMAGE} AS build
 ARG UV_VERSION=0.13.8
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1 \
@@ -9,23 +14,10 @@ ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_NO_CACH
 RUN python3 -m venv /uv && /uv/bin/pip install --no-cache-dir --quiet "uv==${UV_VERSION}"
 WORKDIR /source
 # The lock and the members' names first: what others wrote is installed again only when they change.
-COPY pyproject.toml uv.lock ./
-COPY contracts/pyproject.toml contracts/
-COPY deploy/pyproject.toml deploy/
-COPY edge/pyproject.toml edge/
-COPY libs/bus/pyproject.toml libs/bus/
-COPY libs/chassis/pyproject.toml libs/chassis/
-COPY libs/feeds/pyproject.toml libs/feeds/
-COPY services/catalog/pyproject.toml services/catalog/
-COPY services/checkout/pyproject.toml services/checkout/
-COPY services/search/pyproject.toml services/search/
-COPY services/stock/pyproject.toml services/stock/
+COPY --from=names /source ./
 ARG SERVICE
 RUN /uv/bin/uv sync --quiet --frozen --no-dev --no-install-workspace --package "shop-${SERVICE}"
-COPY contracts contracts
-COPY libs libs
-COPY edge edge
-COPY services services
+COPY . ./
 RUN /uv/bin/uv sync --quiet --frozen --no-dev --no-editable --package "shop-${SERVICE}" \
     && printf '#!/bin/sh\nexec /app/bin/python -m %s "$@"\n' "${SERVICE}" > /app/bin/service \
     && chmod 755 /app/bin/service
