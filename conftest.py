@@ -44,10 +44,12 @@ def prefix() -> str:
 async def broker_url(stack: StackFile, prefix: str) -> AsyncIterator[str]:
     """A virtual host of this session's own, with the whole topology in it."""
     management = urlsplit(stack.management_url)
-    auth = aiohttp.BasicAuth(management.username or "", management.password or "")
+    login = aiohttp.encode_basic_auth(management.username or "", management.password or "")
     api = f"http://{management.hostname}:{management.port}/api"
     name = quote(prefix, safe="")
-    async with aiohttp.ClientSession(auth=auth, raise_for_status=True) as session:
+    async with aiohttp.ClientSession(
+        headers={"Authorization": login}, raise_for_status=True
+    ) as session:
         await session.put(f"{api}/vhosts/{name}")
         await session.put(
             f"{api}/permissions/{name}/{management.username}",

@@ -46,7 +46,7 @@ async def _empty(stack: Any, native: Stack) -> None:
     for file in native.profile.folder("checkout").glob("checkout.sqlite*"):
         file.unlink()
     for service in ("catalog", "stock"):
-        for job in native.profile.folder(service).rglob("job.json"):
+        for job in list(native.profile.folder(service).rglob("job.json")):
             # a job's folder without its job.json would end the worker that looks for the next one
             shutil.rmtree(job.parent)
     native.deploy()
