@@ -110,6 +110,9 @@ def _grow(
         need.setdefault("type", ["array", "null"] if nullable else "array")
         _grow(need.setdefault("items", {}), spec["items"], root, words[1:], must, f"{here}/0")
         return
+    if words[0] not in spec.get("properties", {}):
+        need.update(_leaf(spec, root))  # an object of free names is read as a whole
+        return
     need.setdefault("type", ["object", "null"] if nullable else "object")
     name, place = words[0], f"{here}/{words[0]}"
     inner = need.setdefault("properties", {}).setdefault(name, {})
@@ -121,7 +124,8 @@ def _grow(
 
 _KEPT = {
     *("type", "enum", "const", "pattern", "format", "minLength", "maxLength"),
-    *("minimum", "maximum", "minItems", "maxItems", "x-open-enum"),
+    *("minimum", "maximum", "minItems", "maxItems", "minProperties", "maxProperties"),
+    *("propertyNames", "x-open-enum"),
 }
 
 

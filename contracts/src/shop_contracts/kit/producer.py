@@ -31,6 +31,8 @@ _ATTRIBUTES = {
     *("traceparent", "tracestate"),
 }
 MAX_INT32 = 2**31 - 1
+REMEMBERED = 100_000
+"""Ids of the latest events that a stream still knows."""
 
 
 def problems(message: Message) -> list[Problem]:
@@ -61,7 +63,7 @@ class Stream:
 
     def __init__(self) -> None:
         self._versions: dict[tuple[str, str], int] = {}
-        self._bodies: dict[str, bytes] = {}
+        self._bodies: dict[str, int] = {}
 
     def problems(self, body: bytes) -> list[Problem]:
         """What is wrong with the next message in the light of those before it."""
@@ -73,10 +75,12 @@ class Stream:
             return []
         if event_id in self._bodies:
             # at least once: the same event may be sent again, but only the same
-            if self._bodies[event_id] == body:
+            if self._bodies[event_id] == hash(body):
                 return []
             return [Problem("id", "/id", f"{event_id} was another event before")]
-        self._bodies[event_id] = body
+        self._bodies[event_id] = hash(body)
+        if len(self._bodies) > REMEMBERED:
+            del self._bodies[next(iter(self._bodies))]
         known = self._versions.get(name)
         self._versions[name] = max(version, known or version)
         if known is not None and version <= known:

@@ -107,25 +107,37 @@ def probe(case: Case) -> Json | None:
     if case.check == "baseline":
         return event
     *path, name = case.example.split("/")[1:]
-    holder = event["data"]
-    for word in path:
-        holder = holder[int(word)] if isinstance(holder, list) else holder[word]
-    if case.check == "without":
-        del holder[int(name) if isinstance(holder, list) else name]
-        return event
-    place: Any = int(name) if isinstance(holder, list) else name
-    other = _other(case.key, case.example, holder[place])
-    if other is None:
-        return None
-    holder[place] = other
-    if case.example == f"/{BY_KEY[case.key].SUBJECT}":
-        event["subject"] = event["partitionkey"] = other
-    return event
+    random = Random(case.example)  # noqa: S311 - the same probe each time
+    touched = False
+    for holder in _holders(event["data"], path):
+        if name not in holder:
+            continue
+        if case.check == "without":
+            del holder[name]
+            touched = True
+        else:
+            other = _other(case.key, case.example, holder[name], random)
+            touched = touched or other is not None
+            holder[name] = holder[name] if other is None else other
+    subject = BY_KEY[case.key].SUBJECT
+    if case.check == "changed" and case.example == f"/{subject}":
+        event["subject"] = event["partitionkey"] = event["data"][subject]
+    return event if touched else None
 
 
-def _other(key: str, pointer: str, current: Any) -> Any:
+def _holders(value: Any, path: list[str]) -> Iterator[Json]:
+    """The objects that hold the field: one, or one in each item of the lists above it."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _holders(item, path[1:])
+    elif isinstance(value, dict) and not path:
+        yield value
+    elif isinstance(value, dict) and path[0] in value:
+        yield from _holders(value[path[0]], path[1:])
+
+
+def _other(key: str, pointer: str, current: Any, random: Random) -> Any:
     schema = goldens.schema(key)
-    random = Random(pointer)  # noqa: S311 - the same probe each time
     for _ in range(50):
         made = value(at(schema, pointer), schema, random)
         if made != current and made is not None:

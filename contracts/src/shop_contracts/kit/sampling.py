@@ -51,7 +51,10 @@ def sample(key: str, random: Random) -> Json:
     if _coin(random):
         event |= {"correlationid": _uuid(random), "causationid": _uuid(random)}
     if _coin(random):
-        event["traceparent"] = f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"
+        # a trace or span of only zeros is none
+        event["traceparent"] = (
+            f"00-{random.getrandbits(128) | 1:032x}-{random.getrandbits(64) | 1:016x}-01"
+        )
     return event
 
 

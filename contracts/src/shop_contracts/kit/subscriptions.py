@@ -51,21 +51,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
                     f"queue {self.queue!r}: outside teams declare ext.<team>.<topic>, in lower case"
                 )
             keys = [self.binding or key]
-        if not any(matches(pattern, key) for pattern in keys):
+        if not any(topology.matches(pattern, key) for pattern in keys):
             raise BadSubscription(
                 f"{key} never reaches {self.queue}: its bindings on {exchange} are {keys}"
             )
-
-
-def matches(pattern: str, key: str) -> bool:
-    """Whether a topic binding brings a routing key: `*` is one word, `#` any number of them."""
-    return _matches(tuple(pattern.split(".")), tuple(key.split(".")))
-
-
-def _matches(pattern: tuple[str, ...], words: tuple[str, ...]) -> bool:
-    if not pattern:
-        return not words
-    first, rest = pattern[0], pattern[1:]
-    if first == "#":
-        return any(_matches(rest, words[skip:]) for skip in range(len(words) + 1))
-    return bool(words) and first in ("*", words[0]) and _matches(rest, words[1:])
