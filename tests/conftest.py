@@ -1,5 +1,7 @@
 """The whole shop as its users meet it: every process running, reached through the edge."""
 
+import asyncio
+import fcntl
 import shutil
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,12 +22,16 @@ from shop_contracts.topology import TOPOLOGY
 async def native(stack: Any) -> AsyncIterator[Stack]:
     """The processes of the shop, begun with empty stores and stopped at the end."""
     native = Stack.open("test")
+    # there is one shop per stack: two runs take turns
+    turn = (native.profile.var / "tests.lock").open("w")
+    await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
     ours = [process.name for process in prepare(native.profile, mariadb=native.mariadb)]
     native.stop(*ours)
     await _empty(stack, native)
     native.start()
     yield native
     native.stop(*ours)
+    turn.close()
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +50,8 @@ async def _empty(stack: Any, native: Stack) -> None:
             for index in await client.indices.get(index=pattern):
                 await client.indices.delete(index=index)
     for file in native.profile.folder("checkout").glob("checkout.sqlite*"):
+        file.unlink()
+    for file in native.profile.folder("payments").glob("journal.ndjson"):
         file.unlink()
     for service in ("catalog", "stock"):
         for job in list(native.profile.folder(service).rglob("job.json")):
