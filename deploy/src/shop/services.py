@@ -10,7 +10,7 @@ from shop.account import account, drop, give
 from shop.process import Http, Process
 from shop.profiles import ROOT, Profile
 from shop.secrets import api_keys_file, secret
-from shop.servers import amqp, mariadb_url
+from shop.servers import USERS, amqp, mariadb_url
 
 PASSED_ON = ("OTEL_", "SSL_CERT_", "SHOP_LOG_")
 TESTED = ("test", "faults")
@@ -18,14 +18,15 @@ TESTED = ("test", "faults")
 
 
 def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
-    """Every process of ours: the four services and the purger."""
+    """Every process of ours: the four services, the purger, the payment provider that plays one."""
     shared = {"PROFILE": _kind(profile)}
     shared["API_KEYS_FILE"] = str(api_keys_file(profile))
     database = mariadb_url(profile, "checkout", "checkout") if mariadb else _sqlite(profile)
     found = []
     for service, (processes, store) in SERVICES.items():
-        settings = shared | store(profile, database) | {"BROKER_URL": amqp(profile, service)}
-        settings["HOST"] = "127.0.0.1"
+        settings = shared | store(profile, database) | {"HOST": "127.0.0.1"}
+        if service in USERS:
+            settings["BROKER_URL"] = amqp(profile, service)
         for process in processes:
             name = "PORT" if process == "api" else f"{process.upper()}_PORT"
             settings[name] = str(profile.ports[_port(service, process)])
@@ -73,7 +74,7 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
         env=env,
         port=port,
         ready=Http(f"http://127.0.0.1:{port}/readyz"),
-        needs=["rabbitmq", *NEEDS[service]],
+        needs=[*(["rabbitmq"] if service in USERS else []), *NEEDS[service]],
     )
 
 
@@ -102,7 +103,20 @@ def _stock(profile: Profile, _database: str) -> dict[str, str]:
 def _checkout(profile: Profile, database: str) -> dict[str, str]:
     login = f"checkout:{secret(profile, 'redis_checkout')}"
     carts = profile.url("redis-carts", scheme="redis", login=login, path="/0")
-    return {"REDIS_URL": carts, "DATABASE_URL": database}
+    return {"REDIS_URL": carts, "DATABASE_URL": database} | {
+        "PAYMENT_URL": profile.url("payments-simulator", path="/"),
+        "PAYMENT_KEY": secret(profile, "payments_key"),
+        "PAYMENT_WEBHOOK_SECRET": secret(profile, "payments_webhook_secret"),
+    }
+
+
+def _payments(profile: Profile, _database: str) -> dict[str, str]:
+    return {
+        "KEY": secret(profile, "payments_key"),
+        "WEBHOOK_SECRET": secret(profile, "payments_webhook_secret"),
+        "WEBHOOK_URL": profile.url("checkout", path="/payments/webhook"),
+        "JOURNAL": str(profile.folder("payments") / "journal.ndjson"),
+    }
 
 
 def _sqlite(profile: Profile) -> str:
@@ -117,7 +131,8 @@ NEEDS = {
     "catalog": ["elasticsearch"],
     "stock": ["redis-stock"],
     "search": ["elasticsearch"],
-    "checkout": ["redis-carts", "mariadb"],
+    "checkout": ["redis-carts", "mariadb", "payments-simulator"],
+    "payments": [],
     "purger": ["varnish"],
 }
 
@@ -126,5 +141,6 @@ SERVICES: dict[str, tuple[list[str], Callable[[Profile, str], dict[str, str]]]] 
     "stock": (["api", "relay", "worker"], _stock),
     "search": (["api", "worker"], _search),
     "checkout": (["api", "relay", "worker"], _checkout),
+    "payments": (["simulator"], _payments),
     "purger": (["worker"], _purger),
 }

@@ -10,12 +10,16 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 import uuid_utils.compat as uuids
+from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
+import payments.app
+import payments.settings
 from bus.sql import SqlOutbox
 from checkout import app
 from checkout.domain import Approved, CartLine, Means, Purchase, Quote, Timers
+from checkout.provider.stripe import Stripe
 from checkout.settings import Settings
 from checkout.store import tables
 from checkout.store.carts import Carts
@@ -26,8 +30,14 @@ from shop_contracts.envelope import Event, new
 from shop_contracts.events.base import Fact
 from shop_contracts.events.catalog import ProductPublishedV1
 from shop_contracts.events.catalog.product_published_v1 import Variant
-from shop_contracts.events.stock import PriceChangedV1, ReservationHeldV1
+from shop_contracts.events.stock import (
+    PriceChangedV1,
+    ReservationCommittedV1,
+    ReservationHeldV1,
+)
 from shop_contracts.events.stock.price_changed_v1 import Price
+
+PAYMENT_KEY = "sk_test_of_the_tests"
 
 
 class Stack(Protocol):
@@ -64,6 +74,14 @@ class Make:
     @staticmethod
     def a_purchase(token: str = "tok_ok") -> Purchase:
         return Purchase(email="ada@example.com", name="Ada", payment=Means(token=token))
+
+    @staticmethod
+    def held(order_id: UUID) -> ReservationHeldV1:
+        return ReservationHeldV1(order_id=order_id, lines=[], expires_at=datetime.now(UTC))
+
+    @staticmethod
+    def committed(order_id: UUID) -> ReservationCommittedV1:
+        return ReservationCommittedV1(order_id=order_id, lines=[])
 
     @staticmethod
     async def authorise(orders: Orders, order_id: str) -> None:
@@ -118,6 +136,7 @@ async def settings(stack: Stack, prefix: str, tmp_path: Path) -> AsyncIterator[S
         database_url=f"sqlite+aiosqlite:///{tmp_path}/checkout.sqlite3",
         key_prefix=f"{prefix}{secrets.token_hex(3)}:",
         profile="test",
+        payment_webhook_secret="whsec_of_the_tests",
     )
     yield settings
     async with Redis.from_url(settings.redis_url) as redis:
@@ -150,6 +169,29 @@ async def client(settings: Settings, own: Database) -> AsyncIterator[TestClient[
     await projections.product_published(Make.product("Lamp <b>one</b>", "LAMP-1"))
     async with TestClient(TestServer(app.application(settings))) as client:
         yield client
+
+
+@pytest.fixture
+async def payment_server(settings: Settings) -> AsyncIterator[TestServer]:
+    """The provider behind HTTP; it sends webhooks once a test says where."""
+    theirs = payments.settings.Settings(
+        key=PAYMENT_KEY, webhook_secret=settings.payment_webhook_secret, profile="test"
+    )
+    async with TestServer(payments.app.application(theirs)) as server:
+        yield server
+
+
+@pytest.fixture
+def simulator(payment_server: TestServer) -> payments.app.Simulator:
+    """The provider's books and its fault script."""
+    return payment_server.app[payments.app.SIMULATOR]
+
+
+@pytest.fixture
+async def provider(payment_server: TestServer) -> AsyncIterator[Stripe]:
+    """The provider as the worker reaches it."""
+    async with ClientSession() as session:
+        yield Stripe(session, str(payment_server.make_url("/")), PAYMENT_KEY)
 
 
 @pytest.fixture

@@ -16,13 +16,14 @@ from bus.relay import relay
 from bus.sql import SqlOutbox
 from checkout import app, worker
 from checkout.domain import Timers
-from checkout.provider import Simulator
+from checkout.provider import Provider
 from checkout.settings import Settings
 from checkout.store import tables
 from checkout.store.carts import Carts
 from checkout.store.database import Database
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
+from payments.app import Simulator
 from shop_contracts import topology
 from shop_contracts.envelope import CONTENT_TYPE, Event, decode, derived_id, encode, new
 from shop_contracts.events.base import Fact
@@ -116,13 +117,8 @@ async def stock(broker_url: str) -> AsyncIterator[Stock]:
 
 
 @pytest.fixture
-def provider() -> Simulator:
-    return Simulator()
-
-
-@pytest.fixture
 def processes(
-    settings: Settings, own: Database, carts: Carts, broker_url: str, provider: Simulator
+    settings: Settings, own: Database, carts: Carts, broker_url: str, provider: Provider
 ) -> Callable[[], AbstractAsyncContextManager[None]]:
     """The worker and the relay, as their processes run them."""
     work = worker.Work(
@@ -218,7 +214,7 @@ async def test_an_order_is_confirmed_and_its_cart_is_gone(
 
 
 async def test_every_answer_may_come_three_times(
-    client: Client, stock: Stock, running: None, provider: Simulator
+    client: Client, stock: Stock, running: None, simulator: Simulator
 ) -> None:
     stock.repeats = 3
     _, order_id = await buy(client)
@@ -227,12 +223,12 @@ async def test_every_answer_may_come_three_times(
     await heard(stock, OrderConfirmedV1)
 
     assert ("confirmed", 5) == (view["status"], view["version"])
-    assert {f"{order_id}:auth", f"{order_id}:capture"} == set(provider.answers)
+    assert {f"{order_id}:auth", f"{order_id}:capture"} == set(simulator.bank.answers)
     assert len(set(stock.kinds())) == len(stock.kinds())
 
 
 async def test_too_little_stock_cancels_with_each_shortage(
-    client: Client, stock: Stock, running: None, provider: Simulator
+    client: Client, stock: Stock, running: None, simulator: Simulator
 ) -> None:
     stock.react = has_too_little
     cart, order_id = await buy(client)
@@ -241,7 +237,7 @@ async def test_too_little_stock_cancels_with_each_shortage(
 
     assert ("cancelled", "out_of_stock") == (view["status"], view["reason"])
     assert [{"sku": "LAMP-1", "requested": 2, "available": 1}] == view["shortages"]
-    assert {} == provider.answers
+    assert {} == simulator.bank.answers
     async with client.get(f"/carts/{cart}") as answer:
         assert 2_500 == (await answer.json())["total_minor"]
 
@@ -260,14 +256,14 @@ async def test_a_declined_payment_cancels_and_tells_stock(
 
 
 async def test_a_lost_answer_of_the_provider_is_asked_for_again_under_the_same_key(
-    client: Client, stock: Stock, running: None, provider: Simulator
+    client: Client, stock: Stock, running: None, simulator: Simulator
 ) -> None:
     _, order_id = await buy(client, "tok_error_once")
 
     view = await ended(client, order_id)
 
     assert "confirmed" == view["status"]
-    assert 2 == len(provider.answers)
+    assert 2 == len(simulator.bank.answers)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +274,7 @@ async def test_what_cannot_be_sold_is_not_charged(
     client: Client,
     stock: Stock,
     running: None,
-    provider: Simulator,
+    simulator: Simulator,
     token: str,
     reaction: Reaction,
     reason: str,
@@ -291,7 +287,7 @@ async def test_what_cannot_be_sold_is_not_charged(
     assert ("cancelled", reason) == (view["status"], view["reason"])
 
     async def voided() -> bool:
-        return f"{order_id}:void" in provider.answers
+        return f"{order_id}:void" in simulator.bank.answers
 
     assert await until(voided)
 

@@ -1,6 +1,7 @@
 """HTTP for programs: carts, checkout, cancelling. `pages` answers for orders. Knows no driver."""
 
 import re
+import time
 from uuid import UUID
 
 import msgspec
@@ -15,10 +16,13 @@ from chassis.problems import (
     Unavailable,
 )
 from checkout.domain import Purchase, Qty
+from checkout.provider import BadWebhook
+from checkout.provider.stripe import read_webhook
 from checkout.store.checkout import CartView, Checkout
 from checkout.store.orders import Acceptance, Accepted, OrderView
 from checkout.store.problems import (
     AlreadyOrdered,
+    BadSignature,
     CartFull,
     EmptyCart,
     IdempotencyKeyRequired,
@@ -30,6 +34,7 @@ from checkout.store.problems import (
 from shop_contracts.types import Sku
 
 CHECKOUT = web.AppKey("checkout", Checkout)
+WEBHOOK_SECRET = web.AppKey("webhook_secret", str)
 
 PRIVATE = {"Cache-Control": "private, no-store"}
 MAX_WAIT_S = 10
@@ -42,6 +47,12 @@ class LineBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many units of the line's SKU the cart is to hold."""
 
     qty: Qty
+
+
+class Received(Struct, frozen=True, kw_only=True):
+    """The webhook is taken; the same one again changes nothing."""
+
+    received: bool
 
 
 async def create_cart(request: web.Request) -> web.Response:
@@ -88,6 +99,20 @@ async def order_cart(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Take the order back, as long as stock is not selling it."""
     return reply(await request.app[CHECKOUT].cancel(order_id(request)), headers=PRIVATE)
+
+
+async def payment_webhook(request: web.Request) -> web.Response:
+    """The provider says that something happened: ask it what."""
+    secret = request.app[WEBHOOK_SECRET]
+    if not secret:
+        raise NotFound
+    header = request.headers.get("Stripe-Signature", "")
+    try:
+        notice = read_webhook(await request.read(), header, secret, time.time())
+    except BadWebhook as error:
+        raise BadSignature(f"The webhook is refused: {error}.") from error
+    await request.app[CHECKOUT].notice(notice.id, notice.key)
+    return reply(Received(received=True))
 
 
 def cart_id(request: web.Request) -> str:
@@ -222,6 +247,15 @@ ROUTES = [
             "Retry-After": "seconds until it is worth looking",
             "Idempotent-Replayed": "true where this key has had this answer before",
         },
+    ),
+    post(
+        "/payments/webhook",
+        payment_webhook,
+        summary="For the payment provider: a signed hint that a payment has moved",
+        reply=Received,
+        problems=(NotFound, BadSignature, Unavailable),
+        max_body=256 * 1024,
+        headers={"Stripe-Signature": "t=<seconds>,v1=<HMAC-SHA256 of '<t>.<body>'>"},
     ),
     post(
         "/orders/{order}/cancel",

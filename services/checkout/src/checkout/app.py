@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from aiohttp import web
+from aiohttp import ClientSession, DummyCookieJar, web
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -19,7 +19,8 @@ from checkout import api as api_
 from checkout import pages
 from checkout import worker as worker_
 from checkout.domain import Timers
-from checkout.provider import Simulator
+from checkout.provider import Provider
+from checkout.provider.stripe import Stripe
 from checkout.settings import PREFIX, Settings
 from checkout.store import tables
 from checkout.store.carts import Carts
@@ -63,6 +64,13 @@ async def carts(settings: Settings) -> AsyncIterator[Carts]:
         await client.aclose()
 
 
+@asynccontextmanager
+async def provider(settings: Settings) -> AsyncIterator[Provider]:
+    """Whoever moves the money."""
+    async with ClientSession(cookie_jar=DummyCookieJar()) as session:
+        yield Stripe(session, settings.payment_url, settings.payment_key)
+
+
 def application(settings: Settings) -> web.Application:
     """The HTTP side: the API and the pages."""
 
@@ -88,6 +96,7 @@ def application(settings: Settings) -> web.Application:
         description="Carts, orders and their payments.",
     )
     app[pages.CART_TTL_S] = settings.cart_ttl_s
+    app[api_.WEBHOOK_SECRET] = settings.payment_webhook_secret
     app.cleanup_ctx.append(stores)
     return app
 
@@ -110,12 +119,12 @@ async def relay() -> None:
 async def worker() -> None:
     settings = _settings()
     broker = settings.broker_url
-    async with database(settings) as sql, carts(settings) as redis:
+    async with database(settings) as sql, carts(settings) as redis, provider(settings) as paid:
         work = worker_.Work(
             orders=Orders(sql, timers(settings)),
             projections=Projections(sql),
             carts=redis,
-            provider=Simulator(),
+            provider=paid,
         )
         await run_until_stopped(
             consume(broker, "checkout", "stock", worker_.STOCK_HANDLERS, work),

@@ -11,6 +11,7 @@ from shop_contracts.types import Currency
 
 Seconds = Annotated[int, Meta(ge=1, le=31_536_000)]
 PREFIX = "CHECKOUT_"
+MIN_SECRET = 16
 EVENT_LAG_S = 30
 """How late an event may be before the order of the times below would break."""
 
@@ -29,7 +30,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     profile: Literal["dev", "test", "prod"] = "prod"
     key_prefix: str = ""
     currency: Currency = "EUR"
-    payment_provider: Literal["simulator"] = "simulator"
+    payment_url: str = "https://api.stripe.com"
+    payment_key: str = ""
+    payment_webhook_secret: str = ""
     cart_ttl_s: Seconds = 30 * 86_400
     hold_ttl_s: Seconds = 900
     stock_timeout_s: Seconds = 60
@@ -48,5 +51,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ValueError(
                 "CHECKOUT_ORDER_TIMEOUT_S must cover the hold and the three steps' time-outs"
             )
-        if self.profile == "prod" and self.payment_provider == "simulator":
-            raise ValueError("CHECKOUT_PAYMENT_PROVIDER: the simulator takes no money")
+        if self.profile == "prod":
+            _refuse_play_money(self.payment_url, self.payment_key, self.payment_webhook_secret)
+
+
+def _refuse_play_money(url: str, key: str, webhook_secret: str) -> None:
+    if not url.startswith("https://"):
+        raise ValueError("CHECKOUT_PAYMENT_URL: a provider that moves money speaks https")
+    if not key or key.startswith(("sk_test_", "rk_test_")):
+        raise ValueError("CHECKOUT_PAYMENT_KEY: a key of the provider's that moves money is needed")
+    if len(webhook_secret) < MIN_SECRET:
+        raise ValueError("CHECKOUT_PAYMENT_WEBHOOK_SECRET: the provider's secret is needed")

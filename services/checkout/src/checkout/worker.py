@@ -136,7 +136,10 @@ async def old_keys(work: Work) -> NoReturn:
 async def _ask(work: Work, ask: Ask) -> None:
     try:
         async with asyncio.timeout(PROVIDER_SECONDS):
-            answer = await _answer(work.provider, ask)
+            answer = None
+            if ask.attempt > 1:  # an attempt without an answer may have been carried out
+                answer = await work.provider.known(ask.op, ask.key, ask.ref)
+            answer = answer or await _answer(work.provider, ask)
         await work.orders.answered(ask, answer)
     except Exception as error:  # noqa: BLE001 - no answer, for whatever reason: ask again
         log.warning("%s of order %s, attempt %d: %r", ask.op, ask.order_id, ask.attempt, error)

@@ -138,6 +138,10 @@ class Checkout:
             raise NotCancellable(order_status=view.status.value)
         return view
 
+    async def notice(self, notice_id: str, key: str) -> None:
+        """The provider says that the operation of that key has moved; told once, heard once."""
+        await self._orders.hurry(notice_id, key)
+
     async def _for_sale(self, sku: str) -> None:
         offer = (await self._projections.offers({sku})).get(sku)
         if offer is None or offer.withdrawn or not offer.prices:

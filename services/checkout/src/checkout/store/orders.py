@@ -61,6 +61,8 @@ _alarms = metrics.get_meter(__name__).create_counter(
 CONSUMER = "checkout"
 KEPT = timedelta(days=30)
 """How long an Idempotency-Key is remembered."""
+HINT = timedelta(seconds=1)
+"""How long the answer itself may take after a webhook has told of it."""
 
 
 class UnknownOrder(Exception):
@@ -385,6 +387,30 @@ class Orders:
                 return []
         return await self._database.write(work)
 
+    async def hurry(self, notice_id: str, key: str) -> bool:
+        """Ask soon what became of an operation that was sent; a notice counts once.
+
+        What the notice says is not believed: it may be late, doubled or out of order.
+        """
+        table, now = tables.payments, datetime.now(UTC)
+        soon = now + HINT
+
+        async def work(connection: AsyncConnection) -> bool:
+            if not await _first_notice(connection, notice_id, now):
+                return False
+            hurried = await connection.execute(
+                sa.update(table)
+                .where(
+                    table.c.psp_key == key,
+                    table.c.state == Asked.SENT.value,
+                    table.c.next_at > soon,
+                )
+                .values(next_at=soon)
+            )
+            return hurried.rowcount == 1
+
+        return await self._database.write(work)
+
     async def later(self, ask: Ask, pause: timedelta) -> None:
         """Ask again after `pause`: the provider gave no answer."""
         table = tables.payments
@@ -437,6 +463,21 @@ class Orders:
             return await self._move(connection, order, cause, event_id)
 
         _raise_alarm(ask.order_id, await self._database.write(work))
+
+
+async def _first_notice(connection: AsyncConnection, notice_id: str, now: datetime) -> bool:
+    values = {
+        "consumer": CONSUMER,
+        "source": "payments",
+        "event_id": str(envelope.derived_id("payments", notice_id)),
+        "received_at": now.replace(tzinfo=None),
+    }
+    try:
+        async with connection.begin_nested():
+            await connection.execute(sa.insert(tables.inbox).values(**values))
+    except IntegrityError:
+        return False
+    return True
 
 
 def _raise_alarm(order_id: UUID, decision: Decision) -> None:

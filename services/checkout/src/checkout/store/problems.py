@@ -17,6 +17,13 @@ class IdempotencyKeyReused(Invalid):
     title = "This Idempotency-Key was used with another body"
 
 
+class BadSignature(BadRequest):
+    """Sign the body with the webhook secret, now."""
+
+    slug = "bad-signature"
+    title = "The provider did not send this, or not lately"
+
+
 class CartFull(Invalid):
     """Order what there is first, or take something out."""
 
