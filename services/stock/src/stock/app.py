@@ -1,5 +1,6 @@
 """The processes of stock and their connections: nothing else opens one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -14,9 +15,11 @@ from chassis import http, telemetry
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
 from stock import api as api_
-from stock import pages
+from stock import live, pages
 from stock import worker as worker_
 from stock.domain import build
+from stock.ledgers import BLOCK_MILLISECONDS as LEDGER_BLOCK_MILLISECONDS
+from stock.ledgers import Ledgers
 from stock.settings import PREFIX, Settings
 from stock.store import StockStore
 
@@ -48,16 +51,40 @@ def application(settings: Settings) -> web.Application:
         yield
         await client.aclose()
 
+    async def hub(app: web.Application) -> AsyncIterator[None]:
+        client = connect(settings, patience=LEDGER_BLOCK_MILLISECONDS / 1000)
+        ledgers = Ledgers(client, app[api_.STORE], [f"{settings.key_prefix}{{s0}}:ledger"])
+        app[live.HUB] = live.Hub(
+            ledgers, places=settings.live_clients, pace=settings.live_pace_seconds
+        )
+        app[FOLLOWING] = asyncio.create_task(app[live.HUB].run())
+        yield
+        # a client of Redis that is just connecting may swallow a cancellation
+        while not app[FOLLOWING].done():
+            app[FOLLOWING].cancel()
+            await asyncio.wait([app[FOLLOWING]], timeout=1)
+        await client.aclose()
+
+    async def following() -> None:
+        if app[FOLLOWING].done():
+            raise RuntimeError("nobody follows the ledger for live clients")
+
+    async def goodbye(app: web.Application) -> None:
+        await app[live.HUB].close()
+
     app = http.application(
         name="stock",
-        routes=[*api_.ROUTES, *pages.ROUTES],
+        routes=[*api_.ROUTES, *pages.ROUTES, *live.ROUTES],
         api_keys_file=settings.api_keys_file,
-        checks=[("redis", redis)],
+        checks=[("redis", redis), ("live", following)],
         description="Units, holds and prices of SKUs.",
     )
     app[api_.SPOOL] = settings.spool_dir
     app[pages.CURRENCY] = settings.currency
+    app[live.ORIGINS] = frozenset(settings.live_origins.split())
     app.cleanup_ctx.append(store)
+    app.cleanup_ctx.append(hub)
+    app.on_shutdown.append(goodbye)
     return app
 
 
@@ -102,3 +129,6 @@ def _store(redis: Redis, settings: Settings) -> StockStore:
 
 def _health(host: str, port: int) -> tuple[str, int] | None:
     return (host, port) if port else None
+
+
+FOLLOWING = web.AppKey("following", asyncio.Task[None])

@@ -25,4 +25,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     redis_timeout: Annotated[float, Meta(gt=0)] = 1.0
     redis_connections: Annotated[int, Meta(ge=1)] = 32
     spool_dir: Path = Path("var/spool/stock")
+    # WebSocket clients of one API process, and how often in a second they hear at most.
+    live_clients: Annotated[int, Meta(ge=0)] = 2_000
+    live_pace_seconds: Annotated[float, Meta(gt=0)] = 0.2
+    # Other sites whose pages may listen, such as "https://app.example https://m.example".
+    live_origins: str = ""
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "EUR"

@@ -1,0 +1,368 @@
+"""Live stock as clients meet it: sockets to a listening server, the real Redis behind it."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+import psutil
+import pytest
+from aiohttp import WSCloseCode, WSMsgType
+from redis.asyncio import Redis
+
+from chassis.http.server import listening
+from stock import live
+from stock.app import application
+from stock.domain import Action, Adjust
+from stock.settings import Settings
+from stock.store import StockStore
+
+pytestmark = pytest.mark.connected
+
+MANY = 1_000
+FEW = 200
+PER_SECOND = 500
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[aiohttp.ClientSession]:
+    async with (
+        listening(application(settings), "127.0.0.1", 0, stop_timeout=1) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        yield session
+
+
+@pytest.fixture
+async def client(settings: Settings, redis: Redis) -> AsyncIterator[aiohttp.ClientSession]:
+    async with serving(settings) as session:
+        yield session
+
+
+async def put(store: StockStore, sku: str, stock: int) -> None:
+    await store.adjust(sku, Adjust(stock=stock, action=Action.SET))
+
+
+async def told(listening: aiohttp.ClientWebSocketResponse) -> tuple[str, dict[str, Any]]:
+    """The next message: its type, and the levels by SKU."""
+    message = json.loads(await listening.receive_str(timeout=30))
+    return message["type"], {level.pop("sku"): level for level in message["levels"]}
+
+
+async def available(
+    listening: aiohttp.ClientWebSocketResponse, sku: str, wanted: int
+) -> dict[str, Any]:
+    """The message that says `wanted`, however many stand before it."""
+    while True:
+        _, levels = await told(listening)
+        if sku in levels and levels[sku]["available"] == wanted:
+            found: dict[str, Any] = levels[sku]
+            return found
+
+
+async def refusal(
+    client: aiohttp.ClientSession, path: str, headers: Mapping[str, str] = {}
+) -> aiohttp.WSServerHandshakeError:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await client.ws_connect(path, headers=headers)
+    return caught.value
+
+
+async def test_a_client_hears_the_levels_first_and_then_what_changes(
+    client: aiohttp.ClientSession, store: StockStore
+) -> None:
+    await put(store, "chair", 9)
+    async with client.ws_connect("/ws/stock?sku=chair&sku=table") as chair:
+        kind, levels = await told(chair)
+
+        assert "snapshot" == kind
+        assert {"available": 9, "label": "In stock", "version": 1} == levels["chair"]
+        assert {"available": 0, "label": "Sold out", "version": 0} == levels["table"]
+
+        await put(store, "chair", 3)
+        kind, levels = await told(chair)
+
+        assert "changes" == kind
+        assert {"chair": {"available": 3, "label": "Only 3 left", "version": 2}} == levels
+
+
+async def test_a_client_that_comes_back_hears_only_what_it_missed(
+    client: aiohttp.ClientSession, store: StockStore
+) -> None:
+    await put(store, "chair", 9)
+    await put(store, "table", 4)
+    await put(store, "table", 5)
+    since = "since=chair:1&since=table:1"
+    async with client.ws_connect(f"/ws/stock?sku=chair&sku=table&{since}") as listening:
+        kind, levels = await told(listening)
+
+        assert "snapshot" == kind
+        assert {"table"} == levels.keys()
+        assert 2 == levels["table"]["version"]
+
+
+async def test_every_process_hears_of_changes_by_itself(
+    settings: Settings, store: StockStore
+) -> None:
+    await put(store, "chair", 1)
+    async with (
+        serving(settings) as one,
+        serving(settings) as other,
+        one.ws_connect("/ws/stock?sku=chair") as here,
+        other.ws_connect("/ws/stock?sku=chair") as there,
+    ):
+        await put(store, "chair", 8)
+
+        assert await available(here, "chair", 8) == await available(there, "chair", 8)
+
+
+async def test_what_nobody_watches_any_more_is_forgotten(
+    client: aiohttp.ClientSession, settings: Settings, store: StockStore
+) -> None:
+    app = application(settings)
+    async with (
+        listening(app, "127.0.0.1", 0, stop_timeout=1) as port,
+        client.ws_connect(f"http://127.0.0.1:{port}/ws/stock?sku=chair") as listener,
+    ):
+        await told(listener)
+        hub = app[live.HUB]
+
+        assert {"chair"} == hub._watchers.keys() == hub._encoded.keys()
+
+        await listener.close()
+        async with asyncio.timeout(10):
+            while hub._watchers or hub._encoded or hub._versions:
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("origin", "forwarded", "status"),
+    [
+        (None, None, 101),
+        ("https://shop.example", "shop.example", 101),
+        ("https://app.example", "shop.example", 101),
+        ("https://evil.example", "shop.example", 403),
+        ("https://shop.example.evil.example", "shop.example", 403),
+        ("null", "shop.example", 403),
+        ("https://evil.example", None, 403),
+    ],
+)
+async def test_only_pages_of_the_shop_and_of_allowed_sites_may_listen(
+    settings: Settings, redis: Redis, origin: str | None, forwarded: str | None, status: int
+) -> None:
+    headers = {"Origin": origin} if origin else {}
+    headers |= {"X-Forwarded-Host": forwarded} if forwarded else {}
+    allowing = msgspec.structs.replace(settings, live_origins="https://app.example")
+    async with serving(allowing) as client:
+        if status == 101:
+            async with client.ws_connect("/ws/stock?sku=chair", headers=headers) as listening:
+                assert "snapshot" == (await told(listening))[0]
+        else:
+            assert status == (await refusal(client, "/ws/stock?sku=chair", headers)).status
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?sku=",
+        "?sku=..%2F",
+        "?sku=chair&since=chair",
+        "?sku=chair&since=chair:-1",
+        "?sku=chair&page=2",
+        "?" + "&".join(f"sku=s{i}" for i in range(live.MAX_SKUS + 1)),
+    ],
+)
+async def test_a_wrong_question_is_refused_before_the_upgrade(
+    client: aiohttp.ClientSession, query: str
+) -> None:
+    assert 400 == (await refusal(client, f"/ws/stock{query}")).status
+
+
+async def test_without_an_upgrade_it_is_a_problem(client: aiohttp.ClientSession) -> None:
+    async with client.get("/ws/stock?sku=chair") as response:
+        assert 400 == response.status
+        assert "application/problem+json" == response.content_type
+
+
+async def test_a_full_process_says_when_to_come_again(settings: Settings, redis: Redis) -> None:
+    async with serving(msgspec.structs.replace(settings, live_clients=1)) as client:
+        async with client.ws_connect("/ws/stock?sku=chair") as first:
+            await told(first)
+            second = await refusal(client, "/ws/stock?sku=chair")
+
+            assert 503 == second.status
+            assert second.headers is not None
+            assert "5" == second.headers["Retry-After"]
+
+        async with asyncio.timeout(10):  # the place is free once the first has gone
+            while True:
+                try:
+                    async with client.ws_connect("/ws/stock?sku=chair") as third:
+                        await told(third)
+                        break
+                except aiohttp.WSServerHandshakeError:
+                    await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ("hello", WSCloseCode.POLICY_VIOLATION),
+        (b"hello", WSCloseCode.UNSUPPORTED_DATA),
+        ("x" * (live.MAX_MESSAGE + 1), WSCloseCode.MESSAGE_TOO_BIG),
+    ],
+)
+async def test_a_client_that_talks_is_sent_away(
+    client: aiohttp.ClientSession, sent: str | bytes, code: WSCloseCode
+) -> None:
+    async with client.ws_connect("/ws/stock?sku=chair") as listening:
+        await told(listening)
+        if isinstance(sent, str):
+            await listening.send_str(sent)
+        else:
+            await listening.send_bytes(sent)
+        message = await listening.receive(timeout=30)
+
+        assert WSMsgType.CLOSE == message.type
+        assert code == listening.close_code
+
+
+async def test_no_frame_is_compressed(client: aiohttp.ClientSession) -> None:
+    async with client.ws_connect("/ws/stock?sku=chair", compress=15) as listening:
+        assert 0 == listening.compress
+
+
+async def test_a_process_that_ends_says_goodbye(settings: Settings, redis: Redis) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with listening(application(settings), "127.0.0.1", 0, stop_timeout=1) as port:
+            listener = await session.ws_connect(f"http://127.0.0.1:{port}/ws/stock?sku=chair")
+            await told(listener)
+            receiving = asyncio.create_task(listener.receive(timeout=30))
+
+        assert WSMsgType.CLOSE == (await receiving).type
+        assert WSCloseCode.GOING_AWAY == listener.close_code
+
+
+@pytest.mark.parametrize("clients", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+async def test_every_client_of_a_process_ends_on_the_right_numbers_while_one_has_stopped(
+    settings: Settings, store: StockStore, clients: int
+) -> None:
+    skus = [f"rush-{i}" for i in range(20)]
+    for sku in skus:
+        await put(store, sku, 0)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with (
+        _process(settings) as (process, port),
+        aiohttp.ClientSession(connector=connector) as session,
+    ):
+        url = f"http://127.0.0.1:{port}/ws/stock?" + "&".join(f"sku={sku}" for sku in skus)
+        listeners = [await session.ws_connect(url, max_msg_size=0) for _ in range(clients)]
+        stopped = await _stopped(port, skus)
+        before = process.memory_info().rss
+        ends = [asyncio.create_task(_last(listener, skus)) for listener in listeners]
+
+        changes = await _rush(store, skus, seconds=10 if clients == MANY else 3)
+        for number, sku in enumerate(skus):
+            await put(store, sku, 1_000 + number)
+        async with asyncio.timeout(60):
+            told = await asyncio.gather(*ends)
+        grown = process.memory_info().rss - before
+
+        assert changes >= PER_SECOND
+        assert [{sku: 1_000 + n for n, sku in enumerate(skus)}] * clients == told
+        # what a client costs is its set of SKUs and its buffer, not what it has not read
+        assert grown < clients * 64 * 1024 + 16 * 1024 * 1024
+        assert await _told_in_the_end(stopped, skus)
+        await asyncio.gather(*(listener.close() for listener in listeners))
+
+
+@asynccontextmanager
+async def _process(settings: Settings) -> AsyncIterator[tuple[psutil.Process, int]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    env = os.environ | {
+        "STOCK_REDIS_URL": settings.redis_url,
+        "STOCK_KEY_PREFIX": settings.key_prefix,
+        "STOCK_PROFILE": "test",
+        "STOCK_REDIS_TIMEOUT": "10",
+        "STOCK_PORT": str(port),
+        "LOG_LEVEL": "WARNING",
+    }
+    api = await asyncio.create_subprocess_exec(sys.executable, "-m", "stock", "api", env=env)
+    try:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+            while True:
+                try:
+                    async with session.get(f"http://127.0.0.1:{port}/readyz") as ready:
+                        if ready.status == 200:
+                            break
+                except aiohttp.ClientConnectionError:
+                    await asyncio.sleep(0.05)
+        yield psutil.Process(api.pid), port
+    finally:
+        api.terminate()
+        await api.wait()
+
+
+async def _stopped(port: int, skus: list[str]) -> socket.socket:
+    """A client that asked and then reads nothing."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", port))
+    asked = "&".join(f"sku={sku}" for sku in skus)
+    fields = ["Host: shop", "Upgrade: websocket", "Connection: Upgrade"]
+    fields += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+    raw.sendall("\r\n".join([f"GET /ws/stock?{asked} HTTP/1.1", *fields, "", ""]).encode())
+    return raw
+
+
+async def _last(listener: aiohttp.ClientWebSocketResponse, skus: list[str]) -> dict[str, int]:
+    """What a client knows when every SKU has come to its last number."""
+    known: dict[str, int] = {}
+    versions: dict[str, int] = {}
+    while len(known) < len(skus) or min(known.values()) < 1_000:
+        _, levels = await told(listener)
+        for sku, level in levels.items():
+            assert versions.get(sku, -1) < level["version"]
+            versions[sku] = level["version"]
+            known[sku] = level["available"]
+    return known
+
+
+async def _rush(store: StockStore, skus: list[str], *, seconds: int) -> int:
+    """Change stock 500 times a second; how many changes there were in one."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    done = 0
+    while loop.time() < start + seconds:
+        async with asyncio.TaskGroup() as group:
+            for i in range(PER_SECOND // 10):
+                stock = Adjust(stock=(done + i) % 900, action=Action.SET)
+                group.create_task(store.adjust(skus[(done + i) % len(skus)], stock))
+        done += PER_SECOND // 10
+        await asyncio.sleep(max(0.0, start + done / PER_SECOND - loop.time()))
+    return round(done / (loop.time() - start))
+
+
+async def _told_in_the_end(stopped: socket.socket, skus: list[str]) -> bool:
+    """Whether the client that reads again comes to the last numbers, or has been sent away."""
+    stopped.setblocking(False)
+    loop = asyncio.get_running_loop()
+    wanted = [f'"sku":"{sku}","available":{1_000 + n},' for n, sku in enumerate(skus)]
+    text = ""
+    async with asyncio.timeout(30):
+        while not all(level in text for level in wanted):
+            read = await loop.sock_recv(stopped, 65_536)
+            if not read:
+                break
+            text += read.decode("latin-1")
+    stopped.close()
+    return True
