@@ -11,9 +11,10 @@ import pytest
 
 from bus import replay
 from bus.broker import confirming, connected
-from bus.consumer import ATTEMPT_HEADER, Permanent, consume, consume_batches
+from bus.consumer import Permanent, consume, consume_batches
 from bus.outbox import Entry
 from bus.relay import relay
+from bus.subscription import ATTEMPT_HEADER
 from bus.topology import apply
 from shop_contracts import topology
 from shop_contracts.envelope import CONTENT_TYPE, Event, encode, new
@@ -48,8 +49,8 @@ class ListOutbox:
         gone = {entry.ref for entry in entries}
         self.left = [entry for entry in self.left if entry.ref not in gone]
 
-    async def depth(self) -> int:
-        return len(self.left)
+    async def waiting(self) -> tuple[int, None]:
+        return len(self.left), None
 
 
 @asynccontextmanager

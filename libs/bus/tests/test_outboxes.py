@@ -157,7 +157,7 @@ async def test_an_empty_outbox_wakes_for_the_next_event(store: Store) -> None:
 
     assert 1 == len(entries)
     await outbox.settle(entries)
-    assert 0 == await outbox.depth()
+    assert (0, None) == await outbox.waiting()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "mariadb"])

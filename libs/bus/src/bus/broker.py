@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
@@ -15,9 +16,16 @@ HEARTBEAT_SECONDS = 10
 CONNECT_SECONDS = 10
 CONFIRM_SECONDS = 10
 RECONNECT_SECONDS = 1.0
+JITTER = 0.5
 
 BROKER_ERRORS = (AMQPException, ChannelInvalidStateError, OSError, TimeoutError)
 """What a broker that is away, going away or refusing looks like. aio-pika's own errors included."""
+
+
+async def pause() -> None:
+    """Wait before the next try; not all that lost one broker come back at the same moment."""
+    share = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
+    await asyncio.sleep(RECONNECT_SECONDS * share)
 
 
 @asynccontextmanager
@@ -33,7 +41,8 @@ async def connected(url: str, name: str) -> AsyncIterator[AbstractConnection]:
             url, heartbeat=HEARTBEAT_SECONDS, client_properties={"connection_name": name}
         )
     try:
-        yield connection
+        with own_cancellation():
+            yield connection
     finally:
         await connection.close()
 
@@ -48,12 +57,21 @@ async def confirming(connection: AbstractConnection) -> AbstractChannel:
 
 async def publish(exchange: AbstractExchange, message: aio_pika.Message, key: str) -> None:
     """Publish and wait for the confirm. Raises one of `BROKER_ERRORS`; then the fate is unknown."""
-    try:
+    with own_cancellation():
         async with asyncio.timeout(CONFIRM_SECONDS):
             await exchange.publish(message, routing_key=key, mandatory=True)
+
+
+@contextmanager
+def own_cancellation() -> Iterator[None]:
+    """Let a `CancelledError` pass only where this very task was cancelled.
+
+    aio-pika cancels what waits on a connection that dies.
+    """
+    try:
+        yield
     except asyncio.CancelledError as error:
-        # aio-pika cancels the waiting publish itself when its connection dies
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise ConnectionError("the connection died before the confirm") from error
+        raise ConnectionError("the connection died before the answer") from error

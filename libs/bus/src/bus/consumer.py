@@ -1,4 +1,4 @@
-"""The one place that takes messages from a queue and acknowledges them. Knows no handler.
+"""Hands events to handlers and settles each by how its handler ended. Knows no handler, no queue.
 
 A handler returns: ack. It raises `Permanent`, or the body is no event: parking, at once. It raises
 anything else: a copy waits in the consumer's next retry queue and comes back to this consumer only;
@@ -10,40 +10,34 @@ repeats the event, and the handler's inbox or version guard makes the repetition
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-import aio_pika
-from aio_pika.abc import (
-    AbstractConnection,
-    AbstractExchange,
-    AbstractIncomingMessage,
-    AbstractQueue,
-)
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.util.types import AnyValue
 
-from bus import failpoints
-from bus.broker import BROKER_ERRORS, RECONNECT_SECONDS, confirming, connected, publish
+from bus import failpoints, tracing
+from bus.broker import BROKER_ERRORS, pause
+from bus.subscription import Subscription, Taken, subscribed
 from shop_contracts import topology
-from shop_contracts.envelope import Event, Undecodable, decode, decode_binary
+from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 meter = metrics.get_meter(__name__)
-_consumed = meter.create_counter("shop_events_consumed", description="by queue, type and outcome")
-_seconds = meter.create_histogram("shop_event_process_seconds", unit="s")
+_seconds = meter.create_histogram(
+    "shop_event_process_seconds", unit="s", description="an event, or a batch of them, in hand"
+)
 
 C = TypeVar("C")
 Handler = Callable[[C, Event[Any]], Awaitable[None]]
 BatchHandler = Callable[[C, Sequence[Event[Fact]]], Awaitable[None]]
 
-ATTEMPT_HEADER = "x-attempt"
 DRAIN_SECONDS = 10
-BATCH_WAIT_SECONDS = 0.02
-WATCH_SECONDS = 15
 
 
 class Permanent(Exception):
@@ -65,16 +59,13 @@ async def consume(
     and leaves the others to the next consumer.
     """
 
-    async def work(settle: "_Settle", messages: "_Messages") -> None:
+    async def work(subscription: Subscription) -> NoReturn:
         lanes: dict[str, asyncio.Task[None]] = {}
 
-        async def one(previous: asyncio.Task[None] | None, taken: "_Taken") -> None:
+        async def one(previous: asyncio.Task[None] | None, taken: Taken) -> None:
             if previous is not None:
                 await asyncio.wait([previous])
-            try:
-                await settle.handled(taken, _handle(handlers, context, taken, settle.queue))
-            except BROKER_ERRORS as error:
-                log.warning("%s: not settled, so it comes again: %r", settle.queue, error)
+            await _settle(subscription, taken, _handle(handlers, context, taken, subscription))
 
         def forget(subject: str, done: asyncio.Task[None]) -> None:
             if lanes.get(subject) is done:
@@ -82,7 +73,7 @@ async def consume(
 
         try:
             while True:
-                taken = await settle.take(messages)
+                taken = await subscription.take()
                 if taken is None:
                     continue
                 subject = taken.event.meta.subject
@@ -109,242 +100,148 @@ async def consume_batches(
     When a batch fails, its events are tried again one by one, so that one cannot hold up others.
     """
 
-    async def work(settle: "_Settle", messages: "_Messages") -> None:
+    async def work(subscription: Subscription) -> NoReturn:
         while True:
-            batch: list[_Taken] = []
-            while len(batch) < size:
-                wait = BATCH_WAIT_SECONDS if batch else None
-                try:
-                    async with asyncio.timeout(wait):
-                        taken = await settle.take(messages)
-                except TimeoutError:
-                    break
-                if taken is not None:
-                    batch.append(taken)
+            first = await subscription.take()
+            batch = [first] if first else []
+            batch += subscription.arrived(size - len(batch))
+            if not batch:
+                continue
             # a batch that has begun ends, even when the task is cancelled meanwhile
-            task = asyncio.create_task(_handle_batch(settle, handler, context, batch))
+            task = asyncio.create_task(_handle_batch(subscription, handler, context, batch))
             try:
                 await asyncio.shield(task)
             except asyncio.CancelledError:
                 await _drain([task])
                 raise
 
-    await _for_ever(broker_url, consumer, owner, work, size)
+    # the next batch arrives while this one is in hand
+    await _for_ever(broker_url, consumer, owner, work, 2 * size)
 
 
-class _Taken:
-    """A message in hand, with its event."""
-
-    __slots__ = ("event", "message")
-
-    def __init__(self, message: AbstractIncomingMessage, event: Event[Fact]) -> None:
-        self.message = message
-        self.event = event
-
-
-_Messages = asyncio.Queue[AbstractIncomingMessage | None]
-
-
-class _Settle:
-    """Acknowledges, sends to wait, or parks; for one work queue on one connection."""
-
-    def __init__(self, retries: AbstractExchange, queue: str) -> None:
-        self._retries = retries
-        self.queue = queue
-
-    async def take(self, messages: _Messages) -> _Taken | None:
-        """The next message, or None where it was no event. Raises when the consumer is gone."""
-        message = await messages.get()
-        if message is None:
-            raise ConnectionError(f"the broker ended the consumer of {self.queue}")
-        try:
-            return _Taken(message, _event(message))
-        except Undecodable as error:
-            await self.park(message, error)
-            return None
-
-    async def handled(self, taken: _Taken, handling: Awaitable[None]) -> None:
-        """Await the handler and settle its message by how it ended."""
-        try:
-            await handling
-        except Permanent as error:
-            await self.park(taken.message, error)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is worth a retry
-            await self.later(taken, error)
-        else:
-            failpoints.reach(f"{self.queue}.after_effect")
-            await self.ack(taken)
-
-    async def ack(self, taken: _Taken) -> None:
-        await taken.message.ack()
-        _consumed.add(1, {"queue": self.queue, "type": taken.event.meta.key, "outcome": "ack"})
-
-    async def later(self, taken: _Taken, error: Exception) -> None:
-        """Send a copy to wait, then ack. A crash between the two makes a duplicate."""
-        delays = list(topology.RETRY_DELAYS)
-        attempt = _attempt(taken.message)
-        if getattr(error, "away", False):
-            # nothing is wrong with the event: this must not use up its attempts
-            attempt = min(attempt, len(delays) - 1)
-        if attempt >= len(delays):
-            await self.park(taken.message, error)
-            return
-        log.warning("%s %s waits: %r", self.queue, taken.event.meta.id, error, exc_info=error)
-        headers = {**taken.message.headers, ATTEMPT_HEADER: attempt + 1}
-        await publish(
-            self._retries,
-            _copy(taken.message, headers),
-            topology.retry(self.queue, delays[attempt]),
-        )
-        await taken.message.ack()
-        _consumed.add(1, {"queue": self.queue, "type": taken.event.meta.key, "outcome": "retry"})
-
-    async def park(self, message: AbstractIncomingMessage, error: Exception) -> None:
-        """Reject: the queue dead-letters to parking at least once."""
-        log.error("%s parks %s: %r", self.queue, message.message_id, error)
-        await message.reject(requeue=False)
-        _consumed.add(1, {"queue": self.queue, "type": message.type or "", "outcome": "parked"})
-
-
-def _attempt(message: AbstractIncomingMessage) -> int:
-    value = message.headers.get(ATTEMPT_HEADER, 0)
-    return value if isinstance(value, int) else 0
-
-
-def _copy(message: AbstractIncomingMessage, headers: Mapping[str, Any]) -> aio_pika.Message:
-    return aio_pika.Message(
-        message.body,
-        content_type=message.content_type,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        message_id=message.message_id,
-        correlation_id=message.correlation_id,
-        type=message.type,
-        app_id=message.app_id,
-        timestamp=message.timestamp,
-        headers=dict(headers),
-    )
-
-
-def _event(message: AbstractIncomingMessage) -> Event[Fact]:
-    if (message.content_type or "").startswith("application/cloudevents+json"):
-        return decode(message.body)
-    return decode_binary(message.headers, message.body)
+async def _settle(subscription: Subscription, taken: Taken, handling: Awaitable[None]) -> None:
+    """Await the handler and settle its message by how it ended."""
+    try:
+        await handling
+    except Permanent as error:
+        subscription.park(taken.tag, taken.message, error)
+    except Exception as error:  # noqa: BLE001 - whatever a handler raises is worth a retry
+        await subscription.later(taken, error)
+    else:
+        failpoints.reach(f"{subscription.queue}.after_effect")
+        subscription.ack(taken)
 
 
 async def _handle(
-    handlers: Mapping[type[Any], Handler[C]], context: C, taken: _Taken, queue: str
+    handlers: Mapping[type[Any], Handler[C]], context: C, taken: Taken, subscription: Subscription
 ) -> None:
     handler = handlers.get(type(taken.event.data))
     if handler is None:
         return
-    meta = taken.event.meta
-    parent = propagate.extract({"traceparent": meta.traceparent} if meta.traceparent else {})
-    started = asyncio.get_running_loop().time()
-    with tracer.start_as_current_span(
-        f"process {meta.key}",
-        context=parent,
-        kind=trace.SpanKind.CONSUMER,
-        attributes={
-            "messaging.system": "rabbitmq",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": queue,
-            "messaging.message.id": str(meta.id),
-        },
-    ):
+    failpoints.reach(f"{subscription.queue}.before_effect")
+    with _timed(subscription.queue, taken.event.meta.key), _processing(subscription.queue, taken):
         await handler(context, taken.event)
-    _seconds.record(asyncio.get_running_loop().time() - started, {"queue": queue, "type": meta.key})
 
 
 async def _handle_batch(
-    settle: _Settle, handler: BatchHandler[C], context: C, batch: Sequence[_Taken]
+    subscription: Subscription, handler: BatchHandler[C], context: C, batch: Sequence[Taken]
 ) -> None:
-    async def handle(part: Sequence[_Taken]) -> None:
-        parents = {taken.event.meta.traceparent for taken in part} - {None}
-        contexts = (
-            trace.get_current_span(propagate.extract({"traceparent": parent})).get_span_context()
-            for parent in parents
-            if parent
-        )
-        with tracer.start_as_current_span(
-            f"process {settle.queue}",
-            kind=trace.SpanKind.CONSUMER,
-            links=[trace.Link(linked) for linked in contexts if linked.is_valid],
-            attributes={
-                "messaging.system": "rabbitmq",
-                "messaging.operation.type": "process",
-                "messaging.destination.name": settle.queue,
-                "messaging.batch.message_count": len(part),
-            },
-        ):
-            await handler(context, [taken.event for taken in part])
+    async def handle(part: Sequence[Taken]) -> None:
+        queue = subscription.queue
+        failpoints.reach(f"{queue}.before_effect")
+        events = [taken.event for taken in part]
+        with _timed(queue, "batch"), _processing(queue, *part):
+            await handler(context, events)
 
     try:
         await handle(batch)
     except Exception as error:  # noqa: BLE001 - the one that failed is found below
-        log.warning("%s: a batch of %d failed: %r", settle.queue, len(batch), error)
+        log.warning("%s: a batch of %d failed: %r", subscription.queue, len(batch), error)
         for taken in batch:
-            await settle.handled(taken, handle([taken]))
+            await _settle(subscription, taken, handle([taken]))
         return
-    failpoints.reach(f"{settle.queue}.after_effect")
-    await batch[-1].message.ack(multiple=True)
-    types: dict[str, int] = defaultdict(int)
+    failpoints.reach(f"{subscription.queue}.after_effect")
     for taken in batch:
-        types[taken.event.meta.key] += 1
-    for key, count in types.items():
-        _consumed.add(count, {"queue": settle.queue, "type": key, "outcome": "ack"})
+        subscription.ack(taken)
+
+
+@contextmanager
+def _processing(queue: str, *taken: Taken) -> Iterator[None]:
+    """The spans of handling: each live event's own trace goes on here.
+
+    A retry or replay begins a trace of its own and links to the old one. Of a batch, one span does
+    the work and each live event has a span beside it, for the time that it took.
+    """
+    events = [one.event for one in taken]
+    alone = len(taken) == 1 and taken[0].live
+    attributes: dict[str, AnyValue] = {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": queue,
+        "messaging.batch.message_count": len(taken),
+    }
+    with tracer.start_as_current_span(
+        f"process {events[0].meta.key}" if len(taken) == 1 else f"process {queue}",
+        context=tracing.origin(events[0]) if alone else Context(),
+        kind=trace.SpanKind.CONSUMER,
+        attributes=attributes,
+    ) as span:
+        tracing.link(span, events)
+        beside = (
+            [
+                tracer.start_span(
+                    f"process {one.event.meta.key}",
+                    context=tracing.origin(one.event),
+                    kind=trace.SpanKind.CONSUMER,
+                    links=[trace.Link(span.get_span_context())],
+                    attributes={
+                        **attributes,
+                        "messaging.message.id": str(one.event.meta.id),
+                    },
+                )
+                for one in taken
+                if one.live
+            ]
+            if span.is_recording() and not alone
+            else []
+        )
+        try:
+            yield
+        finally:
+            for one in beside:
+                one.end()
+
+
+@contextmanager
+def _timed(queue: str, kind: str) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        yield
+    finally:
+        _seconds.record(loop.time() - started, {"queue": queue, "type": kind})
 
 
 async def _drain(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait for what is in hand; what takes too long is given up, and comes again."""
     if tasks:
-        await asyncio.wait(list(tasks), timeout=DRAIN_SECONDS)
-
-
-async def _watch(queue: AbstractQueue) -> None:
-    """Fail when the broker knows no consumer of the queue any more; it does not always say so."""
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        state = await queue.channel.declare_queue(queue.name, passive=True)
-        if state.declaration_result.consumer_count == 0:
-            raise ConnectionError(f"{queue.name} has lost its consumer")
+        _, late = await asyncio.wait(list(tasks), timeout=DRAIN_SECONDS)
+        for task in late:
+            task.cancel()
 
 
 async def _for_ever(
     broker_url: str,
     consumer: str,
     owner: str,
-    work: Callable[[_Settle, _Messages], Awaitable[None]],
+    work: Callable[[Subscription], Awaitable[NoReturn]],
     prefetch: int,
 ) -> NoReturn:
-    name = topology.queue(consumer, owner)
+    queue = topology.queue(consumer, owner)
     while True:
         try:
-            async with connected(broker_url, f"{name} consumer") as connection:
-                await _consume(connection, consumer, name, work, prefetch)
+            async with subscribed(broker_url, consumer, queue, prefetch) as subscription:
+                await work(subscription)
         except BROKER_ERRORS as error:
-            log.warning("consumer of %s starts again: %r", name, error)
-        await asyncio.sleep(RECONNECT_SECONDS)
-
-
-async def _consume(
-    connection: AbstractConnection,
-    consumer: str,
-    name: str,
-    work: Callable[[_Settle, _Messages], Awaitable[None]],
-    prefetch: int,
-) -> None:
-    publishing = await confirming(connection)
-    retries = await publishing.get_exchange(topology.retry_exchange(consumer), ensure=True)
-    channel = await connection.channel()
-    await channel.set_qos(prefetch_count=prefetch)
-    queue = await channel.get_queue(name, ensure=True)
-    messages: _Messages = asyncio.Queue()
-    # a dead connection or channel must wake the worker, not leave it deaf
-    channel.close_callbacks.add(lambda *_: messages.put_nowait(None))
-    await queue.consume(messages.put)
-    watchdog = asyncio.create_task(_watch(queue))
-    watchdog.add_done_callback(lambda _: messages.put_nowait(None))
-    try:
-        await work(_Settle(retries, name), messages)
-    finally:
-        watchdog.cancel()
-        await asyncio.wait([watchdog])
+            log.warning("consumer of %s starts again: %r", queue, error)
+        await pause()

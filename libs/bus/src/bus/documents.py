@@ -7,6 +7,7 @@ A document with pending events carries `pending_events` (encoded events, oldest 
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,7 @@ from shop_contracts.events.base import Fact
 CONFLICT = HTTPStatus.CONFLICT
 POLL_SECONDS = 0.2
 IDLE_POLLS = 5
+SAMPLE = 100
 
 MAPPING: dict[str, Any] = {
     "pending_events": {"type": "object", "enabled": False},
@@ -117,7 +119,17 @@ class ElasticOutbox:
                 raise ConnectionError(f"settling failed: {failed[0]}")
             done = {ref: ids for ref, ids in done.items() if ref in conflicts}
 
-    async def depth(self) -> int:
+    async def waiting(self) -> tuple[int, datetime | None]:
+        """How many documents have pending events, and the oldest event among the first of them."""
         await self._client.indices.refresh(index=self._index)
-        answer = await self._client.count(index=self._index, query={"term": {"has_pending": True}})
-        return int(answer["count"])
+        found = await self._client.search(
+            index=self._index,
+            query={"term": {"has_pending": True}},
+            size=SAMPLE,
+            source_includes=["pending_events"],
+            track_total_hits=True,
+        )
+        hits = found["hits"]["hits"]
+        bodies = [body for hit in hits for body in hit["_source"].get("pending_events", [])]
+        times = [decode(body.encode()).meta.time for body in bodies]
+        return int(found["hits"]["total"]["value"]), min(times, default=None)

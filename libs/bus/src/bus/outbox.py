@@ -1,6 +1,7 @@
 """What a relay needs of an outbox. The stores keep theirs in `sql`, `redis_stream`, `documents`."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -17,7 +18,10 @@ class Entry(Struct, frozen=True):
 
 
 class Outbox(Protocol):
-    """Pending events in the order in which they are to leave. Only the leaseholder calls it."""
+    """Pending events in the order in which they are to leave.
+
+    Only the relay that holds the lease calls `pending` and `settle`.
+    """
 
     async def pending(self, limit: int) -> Sequence[Entry]:
         """The oldest entries, at most `limit`; when there are none it may wait for a second."""
@@ -25,5 +29,5 @@ class Outbox(Protocol):
     async def settle(self, entries: Sequence[Entry]) -> None:
         """Forget entries that the broker has confirmed."""
 
-    async def depth(self) -> int:
-        """How many entries wait."""
+    async def waiting(self) -> tuple[int, datetime | None]:
+        """How many entries wait, and since when the oldest of them does. Anybody may call it."""

@@ -5,7 +5,8 @@ written in one place and in one way.
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from datetime import UTC, datetime
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -38,5 +39,13 @@ class RedisOutbox:
     async def settle(self, entries: Sequence[Entry]) -> None:
         await self._redis.xdel(self._key, *(entry.ref for entry in entries))
 
-    async def depth(self) -> int:
-        return int(await self._redis.xlen(self._key))
+    async def waiting(self) -> tuple[int, datetime | None]:
+        depth = int(await self._redis.xlen(self._key))
+        oldest = cast("list[tuple[str, Any]]", await self._redis.xrange(self._key, count=1))
+        # the id of an entry begins with the millisecond in which it was added
+        since = (
+            datetime.fromtimestamp(int(oldest[0][0].partition("-")[0]) / 1000, UTC)
+            if oldest
+            else None
+        )
+        return depth, since

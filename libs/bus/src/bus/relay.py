@@ -10,18 +10,18 @@ is published again, from the oldest entry on. A crash repeats events; it cannot 
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NoReturn, cast
+from typing import NoReturn
 
-import aio_pika
-from aio_pika.abc import AbstractConnection, AbstractExchange, FieldValue
+from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ChannelLockedResource
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import metrics, trace
 
-from bus import failpoints
-from bus.broker import BROKER_ERRORS, RECONNECT_SECONDS, confirming, connected, publish
-from bus.outbox import Entry, Outbox
+from bus import failpoints, tracing
+from bus.broker import BROKER_ERRORS, CONNECT_SECONDS, connected, pause
+from bus.frames import Message
+from bus.outbox import Outbox
+from bus.publisher import Publisher
 from shop_contracts import topology
 from shop_contracts.envelope import CONTENT_TYPE, Event, encode
 from shop_contracts.events.base import Fact
@@ -30,100 +30,115 @@ log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 meter = metrics.get_meter(__name__)
 _published = meter.create_counter("shop_events_published", description="events confirmed")
+_seconds = meter.create_histogram(
+    "shop_event_publish_seconds", unit="s", description="a batch, until its last confirm"
+)
 _depth = meter.create_gauge("shop_outbox_depth", description="events waiting to be published")
 _age = meter.create_gauge("shop_outbox_age_seconds", description="age of the oldest waiting event")
 
-BATCH = 500
+BATCH = 1_000
+STORE_SECONDS = 30
+OBSERVE_SECONDS = 1.0
 
 
 async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
     """Publish what is in the outbox for as long as the task lives."""
-    while True:
-        try:
-            async with connected(broker_url, f"{owner} relay") as connection:
-                await _lease(connection, owner)
-                channel = await confirming(connection)
-                exchange = await channel.get_exchange(topology.exchange(owner), ensure=True)
-                log.info("relay of %s holds the lease", owner)
-                while True:
-                    await _forward(exchange, owner, outbox)
-        except Exception as error:  # noqa: BLE001 - broker or store: an outbox waits for either
-            expected = isinstance(error, BROKER_ERRORS)
-            log.warning("relay of %s starts again: %r", owner, error, exc_info=not expected)
-        await asyncio.sleep(RECONNECT_SECONDS)
+    observing = asyncio.create_task(_observe(owner, outbox))
+    try:
+        while True:
+            try:
+                async with connected(broker_url, f"{owner} relay") as connection:
+                    await _lease(connection, owner)
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        publisher = await Publisher.open(connection, topology.exchange(owner))
+                    log.info("relay of %s holds the lease", owner)
+                    while True:
+                        await _forward(publisher, owner, outbox)
+            except Exception as error:
+                expected = isinstance(error, BROKER_ERRORS)
+                log.warning("relay of %s starts again: %r", owner, error, exc_info=not expected)
+            await pause()
+    finally:
+        observing.cancel()
 
 
 async def _lease(connection: AbstractConnection, owner: str) -> None:
     """Wait until this connection is the one that owns the lease queue."""
     while True:
-        channel = await connection.channel()
         try:
-            await channel.declare_queue(topology.relay_lease(owner), exclusive=True)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                channel = await connection.channel()
+                await channel.declare_queue(topology.relay_lease(owner), exclusive=True)
         except ChannelLockedResource:  # another relay holds it
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await pause()
         else:
+            failpoints.reach(f"{owner}.relay.leased")
             return
 
 
-async def _forward(exchange: AbstractExchange, owner: str, outbox: Outbox) -> None:
-    entries = await outbox.pending(BATCH)
+async def _forward(publisher: Publisher, owner: str, outbox: Outbox) -> None:
+    async with asyncio.timeout(STORE_SECONDS):
+        entries = await outbox.pending(BATCH)
     if not entries:
-        _depth.set(0, {"owner": owner})
-        _age.set(0, {"owner": owner})
         return
     failpoints.reach(f"{owner}.relay.before_publish")
-    _age.set((datetime.now(UTC) - entries[0].event.meta.time).total_seconds(), {"owner": owner})
-    _depth.set(await outbox.depth(), {"owner": owner})
+    started = asyncio.get_running_loop().time()
     with tracer.start_as_current_span(
         f"publish {topology.exchange(owner)}",
         kind=trace.SpanKind.PRODUCER,
-        links=_links(entries),
         attributes={
             "messaging.system": "rabbitmq",
             "messaging.operation.type": "send",
             "messaging.destination.name": topology.exchange(owner),
             "messaging.batch.message_count": len(entries),
         },
-    ):
-        results = await asyncio.gather(
-            *(publish(exchange, _message(entry.event), entry.event.meta.key) for entry in entries),
-            return_exceptions=True,
-        )
+    ) as span:
+        # the span is nobody's child: it links to the span in which each event was made
+        tracing.link(span, (entry.event for entry in entries))
+        sent = await publisher.send([_message(entry.event) for entry in entries])
+        failpoints.reach(f"{owner}.relay.before_confirm")
+        count, failure = await sent.confirmed()
+    _seconds.record(asyncio.get_running_loop().time() - started, {"owner": owner})
     failpoints.reach(f"{owner}.relay.after_confirm")
     # what stands behind the first failure goes out again with it, or a subject's order would break
-    failure = next((i for i, result in enumerate(results) if result is not None), len(results))
-    if failure:
-        await outbox.settle(entries[:failure])
-    for entry in entries[:failure]:
+    if count:
+        async with asyncio.timeout(STORE_SECONDS):
+            await outbox.settle(entries[:count])
+    failpoints.reach(f"{owner}.relay.after_settle")
+    for entry in entries[:count]:
         _published.add(1, {"type": entry.event.meta.key})
-    if failure < len(results):
-        raise cast(BaseException, results[failure])
+    if failure:
+        raise failure
 
 
-def _links(entries: Sequence[Entry]) -> list[trace.Link]:
-    """One link per trace in the batch: the relay's span is nobody's child."""
-    parents = {entry.event.meta.traceparent for entry in entries} - {None}
-    contexts = (
-        trace.get_current_span(propagate.extract({"traceparent": parent})).get_span_context()
-        for parent in parents
-        if parent
-    )
-    return [trace.Link(context) for context in contexts if context.is_valid]
+async def _observe(owner: str, outbox: Outbox) -> NoReturn:
+    """Tell how much waits and how long, most of all while the broker is away."""
+    while True:
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                depth, oldest = await outbox.waiting()
+        except Exception as error:  # noqa: BLE001 - what is not seen now is seen a second later
+            log.warning("the outbox of %s cannot be counted: %r", owner, error)
+        else:
+            age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
+            _depth.set(depth, {"owner": owner})
+            _age.set(max(age, 0.0), {"owner": owner})
+        await asyncio.sleep(OBSERVE_SECONDS)
 
 
-def _message(event: Event[Fact]) -> aio_pika.Message:
+def _message(event: Event[Fact]) -> Message:
     meta = event.meta
-    headers: dict[str, FieldValue] = {"partitionkey": meta.subject}
+    headers = {"partitionkey": meta.subject}
     if meta.traceparent:
         headers["traceparent"] = meta.traceparent
-    return aio_pika.Message(
-        encode(event),
+    return Message(
+        key=meta.key,
+        body=encode(event),
         content_type=CONTENT_TYPE,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         message_id=str(meta.id),
         correlation_id=meta.correlationid,
         type=meta.type,
         app_id=meta.source,
-        timestamp=meta.time,
+        timestamp=int(meta.time.timestamp()),
         headers=headers,
     )

@@ -103,7 +103,9 @@ class SqlOutbox:
                 )
             )
 
-    async def depth(self) -> int:
+    async def waiting(self) -> tuple[int, datetime | None]:
+        oldest = sa.select(self._table.c.body).order_by(self._table.c.seq).limit(1)
         async with self._engine.connect() as connection:
             count = await connection.scalar(sa.select(sa.func.count()).select_from(self._table))
-            return int(count or 0)
+            body = await connection.scalar(oldest)
+        return int(count or 0), None if body is None else decode(body).meta.time
