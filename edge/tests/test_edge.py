@@ -271,6 +271,8 @@ async def test_a_websocket_goes_past_the_cache(edge: Any, client: ClientSession)
         await socket.send_str("hello")
 
         assert "hello" == await socket.receive_str()
+    # stock compares it with the Origin of the page that asks
+    assert edge.url == f"http://{edge.origin.seen[0].headers['X-Forwarded-Host']}"
 
 
 async def test_an_upgrade_elsewhere_is_an_ordinary_request(edge: Any) -> None:

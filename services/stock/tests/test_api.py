@@ -14,6 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from chassis.http.server import listening
+from stock import pages
 from stock.app import application
 from stock.settings import Settings
 from stock.store import StockStore
@@ -412,6 +413,49 @@ async def test_the_offer_shows_price_and_availability(
     assert "€19.99" in html
     assert "€24.99" in html
     assert "Only 3 left" in html
+
+
+async def test_an_offer_that_shows_the_same_costs_no_body(
+    client: aiohttp.ClientSession, store: StockStore
+) -> None:
+    async def asked(tag: str) -> tuple[int, str, str]:
+        known = {"If-None-Match": tag} if tag else {}
+        async with client.get("/fragments/products/chair/offer", headers=known) as response:
+            assert "s-chair" == response.headers["xkey"]
+            assert "max-age=5" == response.headers["Surrogate-Control"]
+            return response.status, response.headers["ETag"], await response.text()
+
+    await put_stock(client, "chair", 50)
+    status, many, html = await asked("")
+
+    assert 200 == status
+    assert 'data-sku="chair"' in html
+
+    await put_stock(client, "chair", 40)  # still "In stock"
+
+    assert (304, many, "") == await asked(many)
+    assert (304, many, "") == await asked(f"W/{many}")  # as a cache that compresses names it
+
+    await put_stock(client, "chair", 2)
+    status, few, html = await asked(many)
+
+    assert 200 == status
+    assert many != few
+    assert "Only 2 left" in html
+
+
+async def test_an_offer_is_rendered_only_when_what_it_shows_changes(
+    client: aiohttp.ClientSession,
+) -> None:
+    pages._rendered.cache_clear()
+    rendered = []
+    for stock in (50, 40, 30, 2, 2):
+        await put_stock(client, "lamp", stock)
+        async with client.get("/fragments/products/lamp/offer") as response:
+            assert 200 == response.status
+        rendered.append(pages._rendered.cache_info().misses)
+
+    assert [1, 1, 1, 2, 2] == rendered
 
 
 async def test_the_offer_of_what_nobody_stocked_breaks_no_page(
