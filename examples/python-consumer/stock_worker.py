@@ -20,8 +20,9 @@ QUEUE, PARKING = f"{TEAM}.stock", f"{TEAM}.stock.parking"
 class StockWorker:
     """One handler, one table. The newest version of an SKU wins, however often it arrives."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retry_pause: float = 5.0) -> None:
         self._path = path
+        self._retry_pause = retry_pause
         with self._open() as database:
             database.execute(
                 "CREATE TABLE IF NOT EXISTS levels"
@@ -45,6 +46,7 @@ class StockWorker:
                     (sku, available, version),
                 )
         except sqlite3.OperationalError:
+            await asyncio.sleep(self._retry_pause)  # else it comes back at once, for ever
             await message.nack(requeue=True)
             return
         await message.ack()
@@ -75,7 +77,7 @@ async def main(url: str, path: Path) -> None:
             "x-queue-type": "quorum",
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": PARKING,
-            "x-delivery-limit": 5,
+            "x-delivery-limit": 20,
         },
     )
     await queue.bind(EXCHANGE, KEY)

@@ -14,7 +14,7 @@ from shop_contracts.kit.contract import Contract
 @pytest.mark.consumes("stock.changed.v1", subscription="acme.stock")
 def test_the_stock_worker_keeps_the_contract(contract: Contract, tmp_path: Path) -> None:
     path = tmp_path / "levels.db"
-    worker = StockWorker(path)
+    worker = StockWorker(path, retry_pause=0)
 
     @contextmanager
     def outage() -> Iterator[None]:

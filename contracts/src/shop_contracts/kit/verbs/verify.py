@@ -1,6 +1,7 @@
-"""`contracts verify consumer FILE` and `contracts verify producer FILE`: whether a side holds."""
+"""`contracts verify consumer FILE`, `.. producer FILE`, `.. handler TYPE`: whether a side holds."""
 
 import argparse
+import asyncio
 import base64
 import json
 import sys
@@ -10,10 +11,13 @@ from typing import Any
 
 import msgspec
 
+from shop_contracts.events import BY_KEY
 from shop_contracts.kit.expectations import BadExpectation, load, verify
 from shop_contracts.kit.messages import Message, Properties
 from shop_contracts.kit.problems import Report, tell
 from shop_contracts.kit.producer import Stream, event_problems, problems
+from shop_contracts.kit.programs import check
+from shop_contracts.kit.subscriptions import Subscription
 from shop_contracts.kit.verbs.validate import events
 
 
@@ -30,18 +34,38 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     producer.add_argument("files", nargs="+", type=Path, help="captured messages, in their order")
     producer.set_defaults(side=producers)
-    for side in (consumer, producer):
+    handler = sides.add_parser(
+        "handler",
+        help="does a program in any language keep the contract?",
+        description="Starts the program anew for each check and talks to it in lines of JSON; "
+        "{folder} in its words is an empty folder for its store. See shop_contracts.kit.programs.",
+    )
+    handler.add_argument("type", choices=sorted(BY_KEY), metavar="TYPE")
+    handler.add_argument("program", nargs="+", help="after --: the program and its words")
+    handler.add_argument("--subscription", required=True, help="the queue, e.g. acme.stock")
+    handler.add_argument("--binding", help="its binding key; default: the type")
+    handler.add_argument("--order", choices=["by-version", "any"], default="by-version")
+    handler.set_defaults(side=None)
+    for side in (consumer, producer, handler):
         side.add_argument("--json", action="store_true", help="verdicts as JSON")
         side.add_argument("--junit", type=Path, help="also write a JUnit file here")
 
 
 def run(options: argparse.Namespace) -> int:
     try:
-        reports = list(options.side(options.files))
+        reports = list(options.side(options.files) if options.side else handlers(options))
     except (BadExpectation, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return tell(reports, as_json=options.json, junit=options.junit)
+
+
+def handlers(options: argparse.Namespace) -> list[Report]:
+    """The verdicts on a program, check by check."""
+    subscription = Subscription(
+        name=options.subscription, binding=options.binding, order=options.order
+    )
+    return asyncio.run(check(options.program, options.type, subscription))
 
 
 def consumers(files: list[Path]) -> Iterator[Report]:
