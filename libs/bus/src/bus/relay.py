@@ -36,7 +36,7 @@ _seconds = meter.create_histogram(
 _depth = meter.create_gauge("shop_outbox_depth", description="events waiting to be published")
 _age = meter.create_gauge("shop_outbox_age_seconds", description="age of the oldest waiting event")
 
-BATCH = 1_000
+BATCH = 500
 STORE_SECONDS = 30
 OBSERVE_SECONDS = 1.0
 
