@@ -8,11 +8,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import sqlalchemy as sa
 from elasticsearch import AsyncElasticsearch
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from bus.broker import connected
 from shop.client import ShopClient
+from shop.servers import mariadb_url
 from shop.services import prepare
 from shop.stack import Stack
 from shop_contracts.topology import TOPOLOGY
@@ -41,6 +44,17 @@ async def shop(native: Stack) -> AsyncIterator[ShopClient]:
         yield client
 
 
+async def _drop_orders(native: Stack) -> None:
+    if not native.mariadb:
+        return
+    engine = create_async_engine(mariadb_url(native.profile, "checkout", "checkout"))
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("SET FOREIGN_KEY_CHECKS = 0"))
+        for (table,) in (await connection.execute(sa.text("SHOW TABLES"))).all():
+            await connection.execute(sa.text(f"DROP TABLE `{table}`"))
+    await engine.dispose()
+
+
 async def _empty(stack: Any, native: Stack) -> None:
     for url in (stack.redis_stock_url, stack.redis_carts_url):
         async with Redis.from_url(url) as redis:
@@ -51,6 +65,7 @@ async def _empty(stack: Any, native: Stack) -> None:
                 await client.indices.delete(index=index)
     for file in native.profile.folder("checkout").glob("checkout.sqlite*"):
         file.unlink()
+    await _drop_orders(native)
     for file in native.profile.folder("payments").glob("journal.ndjson"):
         file.unlink()
     for service in ("catalog", "stock"):

@@ -13,7 +13,7 @@ from shop.secrets import api_keys_file, secret
 from shop.servers import USERS, amqp, mariadb_url
 
 PASSED_ON = ("OTEL_", "SSL_CERT_", "SHOP_LOG_")
-TESTED = ("test", "faults")
+TESTED = ("test", "faults", "orders")
 """Profiles whose processes may be told to fail."""
 
 

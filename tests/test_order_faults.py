@@ -1,0 +1,183 @@
+"""Orders while every process they need is killed, one after the other: none is lost or paid twice.
+
+A stack of its own: what is killed here is nobody else's. The payment provider fails as well.
+"""
+
+import asyncio
+import fcntl
+import random
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from rich.console import Console
+
+from shop import setup, verify
+from shop.client import until
+from shop.secrets import api_key
+from shop.stack import Stack
+
+pytestmark = pytest.mark.connected
+
+OURS = [
+    *("checkout-api", "checkout-relay", "checkout-worker"),
+    *("stock-api", "stock-relay", "stock-worker", "payments-simulator"),
+]
+STORES = ["redis-stock", "redis-carts", "rabbitmq", "mariadb"]
+KILLED = [*OURS[:6], *STORES]
+TOKENS = ["tok_ok"] * 16 + ["tok_decline", "tok_error_once", "tok_capture_refused", "tok_no_funds"]
+PLENTY, SCARCE = [f"PLENTY-{n}" for n in range(8)], "SCARCE"
+ASK_SECONDS = 10
+ENDS = {"confirmed", "cancelled"}
+FAULTS = ["error", "error_after", "lose_request", "lose_answer", "in_use"]
+
+
+@pytest.fixture(scope="module")
+async def orders_stack() -> AsyncIterator[Stack]:
+    """Checkout, stock, the provider and their servers, with empty stores."""
+    stack = Stack.open("orders", mariadb=True)
+    turn = (stack.profile.var / "tests.lock").open("w")
+    await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
+    await asyncio.to_thread(stack.down)
+    for name in (*STORES, "checkout", "stock", "payments"):
+        shutil.rmtree(stack.profile.folder(name), ignore_errors=True)
+    try:
+        await asyncio.to_thread(setup.up, stack, Console(quiet=True), only=OURS)
+        yield stack
+    finally:
+        await asyncio.to_thread(stack.down)
+        turn.close()
+
+
+class Shopper:
+    """Buys one thing, and asks again whenever it is not told what became of it."""
+
+    def __init__(self, http: aiohttp.ClientSession, stack: Stack) -> None:
+        self._http = http
+        self._shop = stack.profile.url("checkout")
+        self.accepted: dict[str, str] = {}
+        self.again = 0
+
+    async def buys(self, sku: str, token: str) -> None:
+        while not await self._once(sku, token):
+            self.again += 1  # the cart is gone: a new one, and a new key
+
+    async def _once(self, sku: str, token: str) -> bool:
+        cart = (await self._asks("POST", "/carts"))[1]["cart_id"]
+        if (await self._asks("PUT", f"/carts/{cart}/lines/{sku}", {"qty": 1}))[0] != 200:
+            return False
+        status, answer = await self._asks(
+            "POST",
+            f"/carts/{cart}/checkout",
+            {"email": "ada@example.com", "payment": {"token": token}},
+            {"Idempotency-Key": secrets.token_hex(16)},
+        )
+        if status != 202:
+            return False
+        self.accepted[answer["order_id"]] = sku
+        return True
+
+    async def _asks(
+        self, method: str, path: str, body: Any = None, headers: Any = None
+    ) -> tuple[int, Any]:
+        """The answer, once there is one that is not "later"."""
+        while True:
+            try:
+                async with self._http.request(
+                    method, self._shop + path, json=body, headers=headers
+                ) as answer:
+                    said = await answer.json(content_type=None)
+                    if answer.status < 500:
+                        return answer.status, said
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                pass
+            self.again += 1
+            await asyncio.sleep(random.uniform(0.05, 0.5))
+
+    async def ended(self) -> Counter[tuple[str, str | None]]:
+        """How the accepted orders stand."""
+        seen: Counter[tuple[str, str | None]] = Counter()
+        for order_id in self.accepted:
+            status, order = await self._asks("GET", f"/orders/{order_id}")
+            assert 200 == status, f"{order_id} was answered 202 and is gone"
+            seen[order["status"], order["reason"]] += 1
+        return seen
+
+
+async def stocked(http: aiohttp.ClientSession, stack: Stack, orders: int) -> None:
+    admin = {"Authorization": f"Bearer {api_key(stack.profile)}"}
+    for sku, units in [*((sku, orders) for sku in PLENTY), (SCARCE, orders // 40)]:
+        url = stack.profile.url("stock", path=f"/products/{sku}")
+        price = {"prices": [{"currency": "EUR", "amount_minor": 1_999}]}
+        for path, body in (("stock", {"stock": units, "action": "set"}), ("prices", price)):
+            async with http.put(f"{url}/{path}", json=body, headers=admin) as answer:
+                assert answer.status in {200, 201}, await answer.text()
+
+
+async def fails(http: aiohttp.ClientSession, stack: Stack) -> None:
+    """Let the provider fail now and then, and its webhooks come doubled, late and out of order."""
+    script = {
+        "faults": [{"does": does, "times": 1_000_000, "chance": 0.01} for does in FAULTS],
+        "webhooks": {"copies": 2, "jitter_s": 1.0, "lost": 0.1},
+    }
+    url = stack.profile.url("payments-simulator", path="/simulator/script")
+    async with http.put(url, json=script) as answer:
+        assert 200 == answer.status
+
+
+async def survive(stack: Stack, orders: int, at_once: int, within: float) -> Counter[Any]:
+    """Place so many orders while each process is killed in turn; how they end."""
+    timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        await stocked(http, stack, orders)
+        await fails(http, stack)
+        shopper = Shopper(http, stack)
+        left = iter(range(orders))
+
+        async def buy() -> None:
+            for _ in left:
+                sku = SCARCE if random.random() < 0.05 else random.choice(PLENTY)
+                await shopper.buys(sku, random.choice(TOKENS))
+
+        async def kill() -> None:
+            for turn, name in enumerate(KILLED, 1):
+                reached = orders * turn // (len(KILLED) + 1)
+                while len(shopper.accepted) < reached:
+                    await asyncio.sleep(0.02)
+                await asyncio.to_thread(stack.kill, name)
+
+        await asyncio.gather(kill(), *(buy() for _ in range(at_once)))
+        seen = await until(
+            shopper.ended, lambda seen: {end for end, _ in seen} <= ENDS, within=within, every=1
+        )
+    assert [] == await verify.settled(stack.profile, mariadb=stack.mariadb, within=within)
+    books = await verify.read(stack.profile, mariadb=stack.mariadb)
+    assert set(shopper.accepted) <= books.orders.keys()
+    captured = Counter(move.order for move in books.money if move.op == "captured")
+    assert {1} == set(captured.values())
+    print(f"acked {len(shopper.accepted)}, asked again {shopper.again}: {dict(seen)}")  # noqa: T201
+    return seen
+
+
+async def test_every_accepted_order_ends_while_each_process_is_killed_in_turn(
+    orders_stack: Stack,
+) -> None:
+    seen = await survive(orders_stack, 200, at_once=12, within=180)
+
+    assert 200 <= seen.total()
+    assert all(reason for (end, reason), _ in seen.items() if end == "cancelled")
+    assert seen["confirmed", None] > 100
+
+
+@pytest.mark.long
+async def test_five_thousand_accepted_orders_end_while_each_process_is_killed_in_turn(
+    orders_stack: Stack,
+) -> None:
+    seen = await survive(orders_stack, 5_000, at_once=24, within=300)
+
+    assert 5_000 <= seen.total()
+    assert seen["confirmed", None] > 3_000
