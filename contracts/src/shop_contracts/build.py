@@ -53,6 +53,15 @@ def routing(fact: type[Fact]) -> dict[str, Any]:
     }
 
 
+def topology_document() -> dict[str, Any]:
+    """Exchanges, queues and bindings, and what a message tells the broker and its reader."""
+    return {
+        **msgspec.to_builtins(topology.TOPOLOGY),
+        "events": [routing(fact) for facts in EVENTS.values() for fact in facts],
+        "message": {"properties": PROPERTIES, "headers": HEADERS},
+    }
+
+
 def generated() -> dict[Path, bytes]:
     """Every generated file with its content."""
     golden = examples()
@@ -60,11 +69,7 @@ def generated() -> dict[Path, bytes]:
         schema_path(owner, fact): schema(fact) for owner, facts in EVENTS.items() for fact in facts
     }
     files[ROOT / "schemas" / "envelope.json"] = schemas.envelope()
-    files[ROOT / "topology.json"] = {
-        **msgspec.to_builtins(topology.TOPOLOGY),
-        "events": [routing(fact) for facts in EVENTS.values() for fact in facts],
-        "message": {"properties": PROPERTIES, "headers": HEADERS},
-    }
+    files[ROOT / "topology.json"] = topology_document()
     for owner in EVENTS:
         files[ROOT / "asyncapi" / f"{owner}.json"] = asyncapi.owned(owner, golden)
     files[ROOT / "asyncapi" / "shop.json"] = asyncapi.shop(golden)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from shop_contracts.envelope import HEADERS, PROPERTIES, TYPE_PREFIX, Wire
+from shop_contracts.envelope import TYPE_PREFIX, Wire
 from shop_contracts.events import OWNER_OF
 from shop_contracts.events.base import Fact, dataschema
 from shop_contracts.types import OPEN_WORD, OpenEnum
@@ -21,6 +21,8 @@ OPEN_ENUM = "x-open-enum"
 """Keyword: the words of an open enum that are known by now."""
 SUNSET = "x-sunset"
 """Keyword: the day after which an event of this major is no longer sent."""
+RESERVED = "x-reserved"
+"""Keyword: names of fields that were removed."""
 
 
 def schema(fact: type[Fact]) -> dict[str, Any]:
@@ -30,16 +32,16 @@ def schema(fact: type[Fact]) -> dict[str, Any]:
         "$schema": DIALECT,
         "$id": dataschema(fact),
         **({SUNSET: fact.SUNSET.isoformat()} if fact.SUNSET else {}),
+        **({RESERVED: sorted(fact.RESERVED)} if fact.RESERVED else {}),
         **portable({**generated, "$defs": opened(generated["$defs"], fact)}),
     }
 
 
 def envelope() -> dict[str, Any]:
-    """The JSON Schema of what every event has around its data, and of the message around that."""
+    """The JSON Schema of what every event has around its data."""
     return {
         "$schema": DIALECT,
         "$id": "urn:shop:envelope:1.0",
-        "x-amqp": {"properties": PROPERTIES, "headers": HEADERS},
         **portable(msgspec.json.schema(Wire)),
     }
 
