@@ -31,6 +31,8 @@ from checkout.store.projections import Projections
 
 REDIS_SECONDS = 1.0
 REDIS_CONNECTIONS = 32
+PREFETCH = 200
+"""Events in hand at one time; those that arrive together share a transaction."""
 
 
 @asynccontextmanager
@@ -127,7 +129,7 @@ async def worker() -> None:
             provider=paid,
         )
         await run_until_stopped(
-            consume(broker, "checkout", "stock", worker_.STOCK_HANDLERS, work),
+            consume(broker, "checkout", "stock", worker_.STOCK_HANDLERS, work, prefetch=PREFETCH),
             consume(broker, "checkout", "catalog", worker_.CATALOG_HANDLERS, work),
             *(loop(work) for loop in worker_.LOOPS),
             health=(settings.host, settings.worker_port),

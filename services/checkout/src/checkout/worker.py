@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=30)
 PROVIDER_SECONDS = 10
-AT_ONCE = 16
-PAYMENT_POLL_SECONDS = 0.05
+AT_ONCE = 64
+PAYMENT_POLL_SECONDS = 0.03
 SWEEP_SECONDS = 1.0
 CART_SECONDS = 0.2
 FORGET_SECONDS = 3_600.0
@@ -113,12 +113,13 @@ async def sold_carts(work: Work) -> NoReturn:
     """Take what was confirmed out of its cart, and then let the cart be ordered again."""
 
     async def step() -> bool:
-        for order_id, cart_id in await work.orders.sold_carts():
-            order = await work.orders.order(order_id)
-            if order is not None:
-                await work.carts.settle(cart_id, str(order_id), order.lines)
-                await work.orders.free_cart(order_id)
-        return False
+        sold = await work.orders.sold_carts()
+        await asyncio.gather(
+            *(work.carts.settle(cart_id, str(order.id), order.lines) for cart_id, order in sold)
+        )
+        if sold:
+            await work.orders.free_carts([order.id for _, order in sold])
+        return bool(sold)
 
     await _for_ever(step, CART_SECONDS)
 

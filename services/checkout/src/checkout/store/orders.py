@@ -6,7 +6,7 @@ provider or a broker.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -40,6 +40,7 @@ from checkout.domain import (
 )
 from checkout.store import tables
 from checkout.store.database import Database, LostRace
+from checkout.store.group import Group
 from checkout.store.problems import AlreadyOrdered, IdempotencyKeyReused
 from shop_contracts import envelope
 from shop_contracts.envelope import Event
@@ -121,12 +122,37 @@ class Ask(Struct, frozen=True, kw_only=True):
     ref: str
 
 
+class Placing(Struct, frozen=True, kw_only=True):
+    """An order that is to become durable, with the answer to whoever placed it."""
+
+    order: Order
+    cart_id: str
+    key: str
+    fingerprint: bytes
+    purchase: Purchase
+    body: bytes
+    traceparent: str | None
+
+
+class Meeting(Struct, frozen=True, kw_only=True):
+    """A cause, or the provider's answer to an ask, that is to meet its order."""
+
+    order_id: UUID
+    cause: Cause | None = None
+    event: Event[Any] | None = None
+    ask: Ask | None = None
+    answer: Answer | None = None
+    traceparent: str | None = None
+
+
 class Orders:
     """The orders of one database."""
 
     def __init__(self, database: Database, timers: Timers) -> None:
         self._database = database
         self._timers = timers
+        self._placing: Group[Placing, Accepted] = Group(database, _place)
+        self._moving: Group[Meeting, Decision] = Group(database, self._move)
 
     # ---- placing ----
 
@@ -163,31 +189,23 @@ class Orders:
             deadline_at=domain.first_deadline(now, self._timers),
         )
         body = msgspec.json.encode(Acceptance(order_id=order.id, status=order.status))
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(
-                sa.insert(tables.idempotency).values(
-                    scope=cart_id,
-                    idem_key=key,
-                    fingerprint=fingerprint,
-                    order_id=order.id,
-                    body=body,
-                    expires_at=now + KEPT,
-                )
-            )
-            await _insert(connection, order, cart_id, purchase)
-            await _record(connection, order, None, "checkout", None, now)
-            await _publish(connection, domain.placed(order), order.version, order.id, None)
-
+        placing = Placing(
+            order=order,
+            cart_id=cart_id,
+            key=key,
+            fingerprint=fingerprint,
+            purchase=purchase,
+            body=body,
+            traceparent=telemetry.inject() or None,
+        )
         try:
-            await self._database.write(work)
+            return await self._placing.do(placing)
         except IntegrityError:
             # the same key or the same cart came first: its transaction has committed by now
             answered = await self.replay(cart_id, key, fingerprint)
             if answered is None:
                 raise await self._claimed(cart_id) from None
             return answered
-        return Accepted(order_id=order.id, body=body, replayed=False)
 
     async def claimant(self, cart_id: str) -> UUID | None:
         """The living order of this cart."""
@@ -207,7 +225,7 @@ class Orders:
     async def order(self, order_id: UUID) -> Order | None:
         """The order as the saga sees it."""
         async with self._database.read() as connection:
-            return await _load(connection, order_id)
+            return (await _load(connection, [order_id])).get(order_id)
 
     async def view(self, order_id: UUID) -> OrderView | None:
         """The order with its history."""
@@ -218,7 +236,7 @@ class Orders:
             .order_by(table.version)
         )
         async with self._database.read() as connection:
-            order = await _load(connection, order_id)
+            order = (await _load(connection, [order_id])).get(order_id)
             if order is None:
                 return None
             rows = await connection.execute(query)
@@ -245,18 +263,10 @@ class Orders:
         self, order_id: UUID, cause: Cause, event: Event[Any] | None = None
     ) -> Decision:
         """Let the cause meet the order; an event counts once. Raises UnknownOrder."""
-
-        async def work(connection: AsyncConnection) -> Decision:
-            if event is not None and not await sql.first_time(
-                connection, tables.inbox, CONSUMER, event
-            ):
-                return Decision(stay=Stay.LATE)
-            order = await _load(connection, order_id, locked=True)
-            if order is None:
-                raise UnknownOrder(str(order_id))
-            return await self._move(connection, order, cause, event.meta.id if event else None)
-
-        decision = await self._database.write(work)
+        meeting = Meeting(
+            order_id=order_id, cause=cause, event=event, traceparent=telemetry.inject() or None
+        )
+        decision = await self._moving.do(meeting)
         _raise_alarm(order_id, decision)
         return decision
 
@@ -272,8 +282,8 @@ class Orders:
         async with self._database.read() as connection:
             return (await connection.scalars(query)).all()
 
-    async def sold_carts(self, limit: int = 100) -> Sequence[tuple[UUID, str]]:
-        """Confirmed orders whose units still lie in their carts."""
+    async def sold_carts(self, limit: int = 100) -> Sequence[tuple[str, Order]]:
+        """Confirmed orders whose units still lie in their carts, with those carts."""
         table = tables.orders.c
         query = (
             sa.select(table.id, table.claims_cart)
@@ -281,17 +291,18 @@ class Orders:
             .limit(limit)
         )
         async with self._database.read() as connection:
-            rows = await connection.execute(query)
-            return [(order_id, cart_id) for order_id, cart_id in rows]
+            carts = {row.id: row.claims_cart for row in await connection.execute(query)}
+            if not carts:
+                return []
+            orders = await _load(connection, list(carts))
+            return [(carts[id_], order) for id_, order in orders.items()]
 
-    async def free_cart(self, order_id: UUID) -> None:
-        """Let the cart be ordered again: what this order sold is out of it."""
+    async def free_carts(self, ids: Sequence[UUID]) -> None:
+        """Let the carts be ordered again: what these orders sold is out of them."""
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(
-                sa.update(tables.orders)
-                .where(tables.orders.c.id == order_id)
-                .values(claims_cart=None)
+                sa.update(tables.orders).where(tables.orders.c.id.in_(ids)).values(claims_cart=None)
             )
 
         await self._database.write(work)
@@ -306,49 +317,14 @@ class Orders:
         await self._database.write(work)
 
     async def _move(
-        self, connection: AsyncConnection, order: Order, cause: Cause, cause_id: UUID | None
-    ) -> Decision:
-        now = datetime.now(UTC)
-        decision = domain.decide(order, cause, now, self._timers)
-        moved = decision.order
-        if moved is None:
-            return decision
-        values: dict[str, Any] = {
-            "status": moved.status.value,
-            "version": moved.version,
-            "reason": moved.reason.value if moved.reason else None,
-            "shortages": msgspec.to_builtins(moved.shortages),
-            "deadline_at": moved.deadline_at,
-            "updated_at": now,
-        }
-        if moved.status is Status.CANCELLED:
-            values["claims_cart"] = None
-        table = tables.orders
-        changed = await connection.execute(
-            sa.update(table)
-            .where(table.c.id == order.id, table.c.version == order.version)
-            .values(**values)
-        )
-        if changed.rowcount != 1:
-            raise LostRace
-        await _record(connection, moved, order.status, _word(cause), cause_id, now)
-        if decision.drop_auth:
-            await _drop_auth(connection, order.id)
-        if decision.ask is not None:
-            await connection.execute(
-                sa.insert(tables.payments).values(
-                    order_id=order.id,
-                    op=decision.ask.value,
-                    state=Asked.PENDING.value,
-                    attempt=0,
-                    psp_key=f"{order.id}:{decision.ask}",
-                    amount_minor=order.total_minor,
-                    next_at=now,
-                )
-            )
-        if decision.publish is not None:
-            await _publish(connection, decision.publish, moved.version, order.id, cause_id)
-        return decision
+        self, connection: AsyncConnection, meetings: Sequence[Meeting]
+    ) -> list[Decision | Exception]:
+        ids = sorted({meeting.order_id for meeting in meetings})
+        sheet = Sheet(await _load(connection, ids, locked=True), self._timers)
+        sheet.seen = await _seen(connection, [m.event for m in meetings if m.event])
+        decisions = [sheet.meet(meeting) for meeting in meetings]
+        await sheet.write(connection)
+        return decisions
 
     # ---- payments ----
 
@@ -430,39 +406,10 @@ class Orders:
 
     async def answered(self, ask: Ask, answer: Answer) -> None:
         """Record the provider's answer, publish it, and let it meet the order; counts once."""
-        state = Asked.DONE if isinstance(answer, Approved) else Asked.REFUSED
-        table = tables.payments
-
-        async def work(connection: AsyncConnection) -> Decision:
-            order = await _load(connection, ask.order_id, locked=True)
-            if order is None:
-                raise UnknownOrder(str(ask.order_id))
-            recorded = await connection.execute(
-                sa.update(table)
-                .where(
-                    table.c.order_id == ask.order_id,
-                    table.c.op == ask.op.value,
-                    table.c.state == Asked.SENT.value,
-                )
-                .values(
-                    state=state.value,
-                    psp_ref=answer.ref if isinstance(answer, Approved) else None,
-                    next_at=None,
-                )
-            )
-            if recorded.rowcount != 1:
-                return Decision(stay=Stay.LATE)
-            order = structs.replace(order, payments={**order.payments, ask.op: state})
-            cause = _cause(order, ask, answer)
-            if cause is None:
-                return Decision(alarm="the provider refused to void an authorisation")
-            event_id = None
-            if isinstance(cause, Fact):
-                settled = sum(s in {Asked.DONE, Asked.REFUSED} for s in order.payments.values())
-                event_id = await _publish(connection, cause, settled, order.id, None)
-            return await self._move(connection, order, cause, event_id)
-
-        _raise_alarm(ask.order_id, await self._database.write(work))
+        meeting = Meeting(
+            order_id=ask.order_id, ask=ask, answer=answer, traceparent=telemetry.inject() or None
+        )
+        _raise_alarm(ask.order_id, await self._moving.do(meeting))
 
 
 async def _first_notice(connection: AsyncConnection, notice_id: str, now: datetime) -> bool:
@@ -577,126 +524,335 @@ async def _asks(connection: AsyncConnection, claimed: Sequence[tuple[UUID, str]]
 
 
 async def _load(
-    connection: AsyncConnection, order_id: UUID, *, locked: bool = False
-) -> Order | None:
-    query = sa.select(tables.orders).where(tables.orders.c.id == order_id)
-    row = (await connection.execute(query.with_for_update() if locked else query)).one_or_none()
-    if row is None:
-        return None
-    lines, payments = tables.order_lines.c, tables.payments.c
-    line_rows = await connection.execute(
-        sa.select(lines.sku, lines.qty, lines.name, lines.unit_minor)
-        .where(lines.order_id == order_id)
-        .order_by(lines.line_no)
-    )
-    payment_rows = await connection.execute(
-        sa.select(payments.op, payments.state).where(payments.order_id == order_id)
-    )
-    return Order(
-        id=row.id,
-        status=Status(row.status),
-        version=row.version,
-        lines=[
-            PricedLine(sku=sku, qty=qty, name=name, unit_minor=unit)
-            for sku, qty, name, unit in line_rows
-        ],
-        total_minor=row.total_minor,
-        currency=row.currency,
-        placed_at=row.placed_at,
-        deadline_at=row.deadline_at,
-        reason=CancelReason(row.reason) if row.reason else None,
-        shortages=msgspec.convert(row.shortages, list[Shortage]),
-        payments={Op(op): Asked(state) for op, state in payment_rows},
-    )
-
-
-async def _insert(
-    connection: AsyncConnection, order: Order, cart_id: str, purchase: Purchase
-) -> None:
-    await connection.execute(
-        sa.insert(tables.orders).values(
-            id=order.id,
-            status=order.status.value,
-            version=order.version,
-            currency=order.currency,
-            total_minor=order.total_minor,
-            reason=None,
-            shortages=[],
-            cart_id=cart_id,
-            claims_cart=cart_id,
-            deadline_at=order.deadline_at,
-            placed_at=order.placed_at,
-            updated_at=order.placed_at,
+    connection: AsyncConnection, ids: Sequence[UUID], *, locked: bool = False
+) -> dict[UUID, Order]:
+    """The orders as the saga sees them; `locked` until the transaction ends, in one order."""
+    query = sa.select(tables.orders).where(tables.orders.c.id.in_(ids)).order_by(tables.orders.c.id)
+    rows = (await connection.execute(query.with_for_update() if locked else query)).all()
+    line, paid = tables.order_lines.c, tables.payments.c
+    lines: dict[UUID, list[PricedLine]] = {row.id: [] for row in rows}
+    payments: dict[UUID, dict[Op, Asked]] = {row.id: {} for row in rows}
+    for order_id, sku, qty, name, unit in await connection.execute(
+        sa.select(line.order_id, line.sku, line.qty, line.name, line.unit_minor)
+        .where(line.order_id.in_(ids))
+        .order_by(line.order_id, line.line_no)
+    ):
+        if order_id in lines:
+            lines[order_id].append(PricedLine(sku=sku, qty=qty, name=name, unit_minor=unit))
+    for order_id, op, state in await connection.execute(
+        sa.select(paid.order_id, paid.op, paid.state).where(paid.order_id.in_(ids))
+    ):
+        if order_id in payments:
+            payments[order_id][Op(op)] = Asked(state)
+    return {
+        row.id: Order(
+            id=row.id,
+            status=Status(row.status),
+            version=row.version,
+            lines=lines[row.id],
+            total_minor=row.total_minor,
+            currency=row.currency,
+            placed_at=row.placed_at,
+            deadline_at=row.deadline_at,
+            reason=CancelReason(row.reason) if row.reason else None,
+            shortages=msgspec.convert(row.shortages, list[Shortage]),
+            payments=payments[row.id],
         )
+        for row in rows
+    }
+
+
+async def _seen(connection: AsyncConnection, events: Sequence[Event[Any]]) -> set[tuple[str, str]]:
+    """Which of the events have had their effect."""
+    if not events:
+        return set()
+    table = tables.inbox.c
+    query = sa.select(table.source, table.event_id).where(
+        table.consumer == CONSUMER,
+        table.event_id.in_([str(event.meta.id) for event in events]),
     )
-    await connection.execute(
-        sa.insert(tables.order_lines),
-        [
-            {"order_id": order.id, "line_no": number, **structs.asdict(line)}
-            for number, line in enumerate(order.lines, 1)
-        ],
-    )
-    await connection.execute(
-        sa.insert(tables.order_private).values(
-            order_id=order.id,
-            email=purchase.email,
-            name=purchase.name,
-            address=msgspec.to_builtins(purchase.address),
-            payment_token=purchase.payment.token,
-        )
-    )
+    return {(source, event_id) for source, event_id in await connection.execute(query)}
 
 
-async def _record(
-    connection: AsyncConnection,
-    order: Order,
-    before: Status | None,
-    cause: str,
-    cause_id: UUID | None,
-    now: datetime,
-) -> None:
-    await connection.execute(
-        sa.insert(tables.order_history).values(
-            order_id=order.id,
-            version=order.version,
-            from_status=before.value if before else None,
-            to_status=order.status.value,
-            cause=cause,
-            cause_event=str(cause_id) if cause_id else None,
-            at=now,
-        )
-    )
-
-
-async def _drop_auth(connection: AsyncConnection, order_id: UUID) -> None:
-    table = tables.payments
-    dropped = await connection.execute(
-        sa.update(table)
-        .where(
-            table.c.order_id == order_id,
-            table.c.op == Op.AUTH.value,
-            table.c.state == Asked.PENDING.value,
-        )
-        .values(state=Asked.DROPPED.value, next_at=None)
-    )
-    if dropped.rowcount != 1:
-        raise LostRace  # it was sent meanwhile: decide again
-
-
-async def _publish(
-    connection: AsyncConnection, fact: Fact, version: int, order_id: UUID, cause_id: UUID | None
-) -> UUID:
-    event_id = envelope.derived_id(cause_id, fact.KEY) if cause_id else uuids.uuid7()
+async def _place(
+    connection: AsyncConnection, placings: Sequence[Placing]
+) -> list[Accepted | Exception]:
+    """Orders with their answers and events; fails as a whole when one key or cart is taken."""
+    for table, rows in (
+        (tables.idempotency, [_key_row(placing) for placing in placings]),
+        (tables.orders, [_order_row(placing) for placing in placings]),
+        (tables.order_lines, [row for placing in placings for row in _line_rows(placing.order)]),
+        (tables.order_private, [_private_row(placing) for placing in placings]),
+        (
+            tables.order_history,
+            [
+                _moment(placing.order, None, "checkout", None, placing.order.placed_at)
+                for placing in placings
+            ],
+        ),
+    ):
+        await connection.execute(sa.insert(table), rows)
     await sql.add(
         connection,
         tables.outbox,
-        envelope.new(
-            fact,
-            id=event_id,
-            entityversion=version,
-            correlationid=str(order_id),
-            causationid=str(cause_id) if cause_id else None,
-            traceparent=telemetry.inject() or None,
+        *(
+            _event(domain.placed(p.order), p.order.version, p.order.id, None, p.traceparent)
+            for p in placings
         ),
     )
-    return event_id
+    return [Accepted(order_id=p.order.id, body=p.body, replayed=False) for p in placings]
+
+
+def _key_row(placing: Placing) -> dict[str, Any]:
+    return {
+        "scope": placing.cart_id,
+        "idem_key": placing.key,
+        "fingerprint": placing.fingerprint,
+        "order_id": placing.order.id,
+        "body": placing.body,
+        "expires_at": placing.order.placed_at + KEPT,
+    }
+
+
+def _order_row(placing: Placing) -> dict[str, Any]:
+    order = placing.order
+    return {
+        "id": order.id,
+        "status": order.status.value,
+        "version": order.version,
+        "currency": order.currency,
+        "total_minor": order.total_minor,
+        "reason": None,
+        "shortages": [],
+        "cart_id": placing.cart_id,
+        "claims_cart": placing.cart_id,
+        "deadline_at": order.deadline_at,
+        "placed_at": order.placed_at,
+        "updated_at": order.placed_at,
+    }
+
+
+def _line_rows(order: Order) -> list[dict[str, Any]]:
+    return [
+        {"order_id": order.id, "line_no": number, **structs.asdict(line)}
+        for number, line in enumerate(order.lines, 1)
+    ]
+
+
+def _private_row(placing: Placing) -> dict[str, Any]:
+    purchase = placing.purchase
+    return {
+        "order_id": placing.order.id,
+        "email": purchase.email,
+        "name": purchase.name,
+        "address": msgspec.to_builtins(purchase.address),
+        "payment_token": purchase.payment.token,
+    }
+
+
+def _moment(
+    order: Order, before: Status | None, cause: str, cause_id: UUID | None, now: datetime
+) -> dict[str, Any]:
+    return {
+        "order_id": order.id,
+        "version": order.version,
+        "from_status": before.value if before else None,
+        "to_status": order.status.value,
+        "cause": cause,
+        "cause_event": str(cause_id) if cause_id else None,
+        "at": now,
+    }
+
+
+def _event(
+    fact: Fact, version: int, order_id: UUID, cause_id: UUID | None, traceparent: str | None
+) -> Event[Fact]:
+    return envelope.new(
+        fact,
+        id=envelope.derived_id(cause_id, fact.KEY) if cause_id else uuids.uuid7(),
+        entityversion=version,
+        correlationid=str(order_id),
+        causationid=str(cause_id) if cause_id else None,
+        traceparent=traceparent,
+    )
+
+
+class Sheet:
+    """What follows from causes, kept until it is written in one go: the same for one as for many.
+
+    Orders are locked while a sheet is filled, so what it reads of them stays true.
+    """
+
+    def __init__(self, orders: dict[UUID, Order], timers: Timers) -> None:
+        self.seen: set[tuple[str, str]] = set()
+        self._before = dict(orders)
+        self._orders = orders
+        self._timers = timers
+        self._now = datetime.now(UTC)
+        self._inbox: list[dict[str, Any]] = []
+        self._history: list[dict[str, Any]] = []
+        self._asked: list[dict[str, Any]] = []
+        self._answered: list[dict[str, Any]] = []
+        self._dropped: list[UUID] = []
+        self._events: list[Event[Fact]] = []
+
+    def meet(self, meeting: Meeting) -> Decision | Exception:
+        """What follows when the meeting takes place."""
+        order = self._orders.get(meeting.order_id)
+        if order is None:
+            return UnknownOrder(str(meeting.order_id))
+        if meeting.ask is not None and meeting.answer is not None:
+            return self._answer(order, meeting.ask, meeting.answer, meeting.traceparent)
+        event, cause = meeting.event, meeting.cause
+        if cause is None or (event is not None and not self._first_time(event)):
+            return Decision(stay=Stay.LATE)
+        return self._move(order, cause, event.meta.id if event else None, meeting.traceparent)
+
+    async def write(self, connection: AsyncConnection) -> None:
+        """Put it all into the transaction. Raises LostRace where it is no longer true."""
+        for table, rows in (
+            (tables.inbox, self._inbox),
+            (tables.order_history, self._history),
+            (tables.payments, self._asked),
+        ):
+            if rows:
+                await connection.execute(sa.insert(table), rows)
+        await self._update(connection, _MOVE, list(self._moved()))
+        await self._update(connection, _ANSWER, self._answered)
+        await self._update(connection, _DROP, [{"b_order": id_} for id_ in self._dropped])
+        await sql.add(connection, tables.outbox, *self._events)
+
+    def _first_time(self, event: Event[Any]) -> bool:
+        mark = (event.meta.source, str(event.meta.id))
+        if mark in self.seen:
+            return False
+        self.seen.add(mark)
+        self._inbox.append(
+            {
+                "consumer": CONSUMER,
+                "source": mark[0],
+                "event_id": mark[1],
+                "received_at": self._now.replace(tzinfo=None),
+            }
+        )
+        return True
+
+    def _answer(self, order: Order, ask: Ask, answer: Answer, traceparent: str | None) -> Decision:
+        if order.payments.get(ask.op) is not Asked.SENT:
+            return Decision(stay=Stay.LATE)
+        state = Asked.DONE if isinstance(answer, Approved) else Asked.REFUSED
+        self._answered.append(
+            {
+                "b_order": order.id,
+                "b_op": ask.op.value,
+                "b_state": state.value,
+                "b_ref": answer.ref if isinstance(answer, Approved) else None,
+            }
+        )
+        order = structs.replace(order, payments={**order.payments, ask.op: state})
+        self._orders[order.id] = order
+        cause = _cause(order, ask, answer)
+        if cause is None:
+            return Decision(alarm="the provider refused to void an authorisation")
+        if not isinstance(cause, Fact):
+            return self._move(order, cause, None, traceparent)
+        settled = sum(s in {Asked.DONE, Asked.REFUSED} for s in order.payments.values())
+        event = _event(cause, settled, order.id, None, traceparent)
+        self._events.append(event)
+        return self._move(order, cause, event.meta.id, traceparent)
+
+    def _move(
+        self, order: Order, cause: Cause, cause_id: UUID | None, traceparent: str | None
+    ) -> Decision:
+        decision = domain.decide(order, cause, self._now, self._timers)
+        moved = decision.order
+        if moved is None:
+            return decision
+        payments = dict(moved.payments)
+        self._history.append(_moment(moved, order.status, _word(cause), cause_id, self._now))
+        if decision.drop_auth:
+            payments[Op.AUTH] = Asked.DROPPED
+            self._dropped.append(order.id)
+        if decision.ask is not None:
+            payments[decision.ask] = Asked.PENDING
+            self._asked.append(
+                {
+                    "order_id": order.id,
+                    "op": decision.ask.value,
+                    "state": Asked.PENDING.value,
+                    "attempt": 0,
+                    "psp_key": f"{order.id}:{decision.ask}",
+                    "amount_minor": order.total_minor,
+                    "next_at": self._now,
+                }
+            )
+        if decision.publish is not None:
+            fact, version = decision.publish, moved.version
+            self._events.append(_event(fact, version, order.id, cause_id, traceparent))
+        self._orders[order.id] = structs.replace(moved, payments=payments)
+        return decision
+
+    def _moved(self) -> Iterator[dict[str, Any]]:
+        for id_, before in self._before.items():
+            after = self._orders[id_]
+            if after.version == before.version:
+                continue
+            yield {
+                "b_order": id_,
+                "b_before": before.version,
+                "b_version": after.version,
+                "b_status": after.status.value,
+                "b_reason": after.reason.value if after.reason else None,
+                "b_shortages": msgspec.to_builtins(after.shortages),
+                "b_deadline": after.deadline_at,
+                "b_now": self._now,
+                "b_frees": after.status is Status.CANCELLED,
+            }
+
+    @staticmethod
+    async def _update(
+        connection: AsyncConnection, query: sa.Update, rows: Sequence[dict[str, Any]]
+    ) -> None:
+        if not rows:
+            return
+        changed = await connection.execute(query, rows)
+        if changed.rowcount != len(rows):
+            raise LostRace
+
+
+_orders, _payments = tables.orders, tables.payments
+_MOVE = (
+    sa.update(_orders)
+    .where(_orders.c.id == sa.bindparam("b_order"), _orders.c.version == sa.bindparam("b_before"))
+    .values(
+        version=sa.bindparam("b_version"),
+        status=sa.bindparam("b_status"),
+        reason=sa.bindparam("b_reason"),
+        shortages=sa.bindparam("b_shortages"),
+        deadline_at=sa.bindparam("b_deadline"),
+        updated_at=sa.bindparam("b_now"),
+        # a cancelled order lets its cart be ordered again
+        claims_cart=sa.case(
+            (sa.bindparam("b_frees", type_=sa.Boolean), None), else_=_orders.c.claims_cart
+        ),
+    )
+)
+_ANSWER = (
+    sa.update(_payments)
+    .where(
+        _payments.c.order_id == sa.bindparam("b_order"),
+        _payments.c.op == sa.bindparam("b_op"),
+        _payments.c.state == Asked.SENT.value,
+    )
+    .values(state=sa.bindparam("b_state"), psp_ref=sa.bindparam("b_ref"), next_at=None)
+)
+# one that was sent meanwhile is not dropped: the transaction decides again
+_DROP = (
+    sa.update(_payments)
+    .where(
+        _payments.c.order_id == sa.bindparam("b_order"),
+        _payments.c.op == Op.AUTH.value,
+        _payments.c.state == Asked.PENDING.value,
+    )
+    .values(state=Asked.DROPPED.value, next_at=None)
+)

@@ -1,0 +1,77 @@
+"""Group commit: what is asked at one time shares one transaction. Knows no table.
+
+A transaction costs the same for one as for fifty: its flush, its round trips, its statements. While
+one runs, the next gathers; nobody waits for a timer. When the shared one cannot be committed as a
+whole, each of its members gets one of its own, so that none fails for another's fault.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Generic, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from checkout.store.database import Database
+
+I = TypeVar("I")  # noqa: E741 - the item
+R = TypeVar("R")
+
+AT_MOST = 100
+
+Work = Callable[[AsyncConnection, Sequence[I]], Awaitable[Sequence[R | Exception]]]
+
+
+class Group(Generic[I, R]):
+    """One kind of work, whose items are done together.
+
+    `work` returns one result for each item, in their order; an exception among them fails its item
+    alone, after the commit, so that item must have left nothing in the connection.
+    """
+
+    def __init__(self, database: Database, work: Work[I, R]) -> None:
+        self._database = database
+        self._work = work
+        self._waiting: deque[tuple[I, asyncio.Future[R]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    async def do(self, item: I) -> R:
+        """The item's result, once it is committed."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._running is None:
+            # it is nobody's child: the trace of one member is not the others'
+            self._running = asyncio.create_task(self._run(), context=Context())
+        # who goes away meanwhile leaves the others their transaction
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                count = min(len(self._waiting), AT_MOST)
+                await self._together([self._waiting.popleft() for _ in range(count)])
+        finally:
+            self._running = None
+
+    async def _together(self, members: Sequence[tuple[I, asyncio.Future[R]]]) -> None:
+        items = [item for item, _ in members]
+        try:
+            results = await self._database.write(lambda connection: self._work(connection, items))
+        except Exception as error:  # noqa: BLE001 - told to whoever it belongs to
+            if len(members) > 1:
+                for member in members:
+                    await self._together([member])
+                return
+            results = [error]
+        except BaseException:
+            for _, future in members:
+                future.cancel()
+            raise
+        for (_, future), result in zip(members, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
