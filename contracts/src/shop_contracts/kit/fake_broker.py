@@ -223,15 +223,15 @@ class FakeBroker:
         while True:
             # a quorum queue looks at its head only
             due = [
-                (queue.ready[0].expires, queue)
+                (expires, queue)
                 for queue in self._queues.values()
-                if queue.ready and queue.ready[0].expires is not None
+                if queue.ready and (expires := queue.ready[0].expires) is not None
             ]
-            first = min(due, key=lambda pair: pair[0] or 0, default=None)
-            if first is None or first[0] is None or first[0] > end:
+            moment, first = min(due, key=lambda pair: pair[0], default=(None, None))
+            if moment is None or first is None or moment > end:
                 break
-            self.now = max(self.now, first[0])
-            self._die(first[1], first[1].ready.popleft(), "expired")
+            self.now = max(self.now, moment)
+            self._die(first, first.ready.popleft(), "expired")
         self.now = end
 
     def _queue(self, name: str) -> _Queue:
