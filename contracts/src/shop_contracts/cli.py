@@ -6,6 +6,7 @@ so that no verb needs the libraries of another one.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,7 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.arguments(verb)
             verb.set_defaults(run=command.run)
     options = parser.parse_args(words)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader, `head` perhaps, has seen enough; nothing is left to flush at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return code
 
 
