@@ -278,6 +278,20 @@ async def test_an_event_that_was_handled_stays_handled_when_its_hold_is_forgotte
     assert (4, 1, 2) == await numbers(store, "chair")
 
 
+@pytest.mark.parametrize("qty", [1, 2])
+async def test_whoever_was_answered_by_the_order_is_later_answered_by_the_event(
+    store: StockStore, redis: Redis, settings: Settings, qty: int
+) -> None:
+    await stocked(store, chair=1)
+    order, first, second = uuid4(), uuid4(), uuid4()
+    await store.reserve(order, [("chair", qty)], first)
+    await store.reserve(order, [("chair", qty)], second)
+    await redis.delete(f"{settings.key_prefix}{{s0}}:r:{order}")
+
+    assert "dup" == await store.reserve(order, [("chair", qty)], first)
+    assert "dup" == await store.reserve(order, [("chair", qty)], second)
+
+
 async def test_of_500_requests_for_50_units_exactly_50_are_held(
     store: StockStore, redis: Redis
 ) -> None:
@@ -357,7 +371,9 @@ async def test_a_commit_that_is_asked_for_again_is_answered_again_by_the_same_ev
         assert first.meta.entityversion == again.meta.entityversion
 
 
-async def test_a_release_gives_back_once(store: StockStore, redis: Redis) -> None:
+async def test_a_release_gives_back_once(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
     await stocked(store, chair=5)
     order = uuid4()
     await store.reserve(order, [("chair", 2)], uuid4())
@@ -365,6 +381,7 @@ async def test_a_release_gives_back_once(store: StockStore, redis: Redis) -> Non
     assert "released" == await store.finish("release", order, [("chair", 2)], uuid4())
     assert "noop" == await store.finish("release", order, [("chair", 2)], uuid4())
 
+    assert 0 == await redis.zcard(f"{settings.key_prefix}{{s0}}:exp")
     assert (5, 0, 3) == await numbers(store, "chair")
     assert 1 == (await told(redis, store)).count("reservation.released.v1")
 
@@ -436,6 +453,20 @@ async def test_other_lines_than_those_held_change_nothing(
     assert "conflict" == await store.finish(step, order, lines, uuid4())
 
     assert (3, 2, 2) == await numbers(store, "chair")
+    assert before == await told(redis, store)
+
+
+async def test_other_lines_than_those_sold_are_not_confirmed_again(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=5)
+    order = uuid4()
+    await store.reserve(order, [("chair", 2)], uuid4())
+    await store.finish("commit", order, [("chair", 2)], uuid4())
+    before = await told(redis, store)
+
+    assert "conflict" == await store.finish("commit", order, [("chair", 1)], uuid4())
+
     assert before == await told(redis, store)
 
 
@@ -521,6 +552,22 @@ async def test_a_hold_is_not_ended_on_the_word_of_the_index_alone(
     assert (0, 1, 2) == await numbers(store, "chair")
 
 
+async def test_an_index_that_names_an_ended_hold_moves_nothing_and_is_mended(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=1)
+    order = uuid4()
+    await store.reserve(order, [("chair", 1)], uuid4())
+    await store.finish("commit", order, [("chair", 1)], uuid4())
+    index = f"{settings.key_prefix}{{s0}}:exp"
+    await redis.zadd(index, {str(order): 1})
+
+    assert 0 == await store.expire_due()
+
+    assert (0, 0, 3) == await numbers(store, "chair")
+    assert 0 == await redis.zcard(index)
+
+
 async def test_a_hold_lasts_as_long_as_the_settings_say(redis: Redis, settings: Settings) -> None:
     store = StockStore(redis, settings.key_prefix, hold_ms=1)
     await stocked(store, chair=1)
@@ -588,14 +635,17 @@ async def test_ended_holds_are_forgotten_in_time_and_running_ones_never(
     store: StockStore, redis: Redis, settings: Settings
 ) -> None:
     await stocked(store, chair=2)
-    held, released = uuid4(), uuid4()
+    held, released, rejected = uuid4(), uuid4(), uuid4()
     for order in (held, released):
         await store.reserve(order, [("chair", 1)], uuid4())
+    await store.reserve(rejected, [("chair", 9)], uuid4())
     await store.finish("release", released, [("chair", 1)], uuid4())
+    await store.adjust("chair", put(Action.INCREMENT, 1), key=KEY)
     slot = f"{settings.key_prefix}{{s0}}:"
 
     assert -1 == await redis.pttl(f"{slot}r:{held}")
-    assert await redis.pttl(f"{slot}r:{released}") > 29 * 86_400_000
+    for ended in (f"r:{released}", f"r:{rejected}", f"in:{KEY}"):
+        assert await redis.pttl(slot + ended) > 29 * 86_400_000
 
 
 # --- prices and offers

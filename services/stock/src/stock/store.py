@@ -41,6 +41,7 @@ from stock.domain import (
 
 DAY_MS = 86_400_000
 KEEP_MS = 30 * DAY_MS  # of inbox markers and of ended holds: longer than any replay
+MAX_PASSES = 1_000  # of 100 holds that are over and stand in the way of one step
 
 Step = Literal["commit", "release", "return"]
 Change = Literal["created", "updated", "unchanged", "short"]
@@ -259,9 +260,12 @@ class StockStore:
 
     async def _decide(self, script: Any, keys: list[str], args: list[Any]) -> list[Any]:
         """The script's answer; holds that are over and in its way are ended first."""
-        while (reply := await script(keys, args))[0] == "due":
+        for _ in range(MAX_PASSES):
+            reply = await script(keys, args)
+            if reply[0] != "due":
+                return list(reply)
             await self._expire(reply[1:])
-        return list(reply)
+        raise Unavailable("Too many holds are over at once.")
 
     async def _expire(self, orders: Sequence[str]) -> int:
         ended = 0
@@ -338,10 +342,14 @@ class _Answering:
 _answering = _Answering()
 
 
-def _script(redis: Redis, name: str) -> Any:
+def script_text(name: str) -> str:
     """The script with what all share in front of it; only the first line may be the shebang."""
     shared, own = ((files("stock") / f"{part}.lua").read_text() for part in ("step", name))
-    return redis.register_script(shared + own.removeprefix("#!lua"))
+    return shared + own.removeprefix("#!lua")
+
+
+def _script(redis: Redis, name: str) -> Any:
+    return redis.register_script(script_text(name))
 
 
 def _flat(cause: UUID | str, lines: Sequence[tuple[str, int]]) -> list[Any]:

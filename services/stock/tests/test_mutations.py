@@ -1,0 +1,156 @@
+"""Each guard and each write of the scripts is held by a test: without it, test_store.py turns red.
+
+The mutants are made from the text of the scripts, so a guard that is added tomorrow is on the list.
+"""
+
+import asyncio
+import importlib.util
+import inspect
+import itertools
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+import stock.store
+from stock.app import connect
+from stock.settings import Settings
+from stock.store import StockStore
+
+pytestmark = pytest.mark.connected
+
+SCRIPTS = ("step", "adjust", "reserve", "finish", "price")
+MUTANT_SECONDS = 5  # a mutant may ask for the same step again and again
+NOTHING = "local function nothing() end\n"
+EQUIVALENT: dict[str, str] = {
+    "finish: if tonumber(hold[2]) > now then return { 'early' } end ->  > becomes >= ": (
+        "they differ within one millisecond of Redis's clock only"
+    ),
+}
+"""Mutants that no test can tell from the original, and why."""
+
+Test = Callable[..., Awaitable[None]]
+
+
+def mutants(kinds: str) -> Iterator[tuple[str, str, str]]:
+    """Script, name of the mutant, its text. Kinds: g(uards), w(rites), c(omparisons)."""
+    for script in SCRIPTS:
+        text = (files("stock") / f"{script}.lua").read_text()
+        lines = text.splitlines()
+        for at, line in enumerate(lines):
+            if line.lstrip().startswith("--"):
+                continue
+            for name, new in _mutated(line, kinds):
+                changed = [*lines[:at], new, *lines[at + 1 :]]
+                yield script, f"{script}: {line.strip()} -> {name}", "\n".join(changed) + "\n"
+
+
+def _mutated(line: str, kinds: str) -> Iterator[tuple[str, str]]:
+    if "g" in kinds and (found := re.search(r"\b(if|elseif) (.+?) then", line)):
+        yield "never", line[: found.start(2)] + "false" + line[found.end(2) :]
+    if "w" in kinds and (
+        found := re.search(
+            r"redis\.call\('(?:[HZ]?SET|P?EXPIRE|Z(?:ADD|REM)|X\w+|RPUSH|DEL)'", line
+        )
+    ):
+        at = found.start() + len("redis.call")
+        yield "unwritten", line[: found.start()] + "nothing" + line[at:]
+    if "c" in kinds:
+        for sign, other in ((" < ", " <= "), (" > ", " >= "), (" == ", " ~= "), (" ~= ", " == ")):
+            if sign in line:
+                yield f"{sign}becomes{other}", line.replace(sign, other, 1)
+
+
+def guards() -> list[tuple[str, Test, dict[str, Any]]]:
+    """The tests of the store, each with its parameters."""
+    path = Path(__file__).with_name("test_store.py")
+    spec = importlib.util.spec_from_file_location("stock_store_tests", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = []
+    for name, test in vars(module).items():
+        if not name.startswith("test_") or not inspect.iscoroutinefunction(test):
+            continue
+        found += [(name, test, arguments) for arguments in _parameters(test)]
+    # What starts hundreds of calls comes last: most mutants never get that far.
+    return sorted(found, key=lambda each: "gather" in inspect.getsource(each[1]))
+
+
+def _parameters(test: Any) -> list[dict[str, Any]]:
+    tables = []
+    for mark in getattr(test, "pytestmark", []):
+        if mark.name == "parametrize":
+            names = [each.strip() for each in mark.args[0].split(",")]
+            rows = [row if len(names) > 1 else (row,) for row in mark.args[1]]
+            tables.append([dict(zip(names, row, strict=True)) for row in rows])
+    return [
+        {key: value for part in parts for key, value in part.items()}
+        for parts in itertools.product(*tables)
+    ]
+
+
+GUARDS = guards()
+
+
+async def first_red(url: str) -> str | None:
+    """The name of a test that fails, or None."""
+    settings = Settings(redis_url=url, redis_timeout=30)
+    async with connect(settings) as redis:
+        for number, (name, test, arguments) in enumerate(GUARDS):
+            own = replace(settings, key_prefix=f"m{number}:")
+            fixtures = {
+                "settings": own,
+                "redis": redis,
+                "store": StockStore(redis, own.key_prefix),
+            }
+            wanted = inspect.signature(test).parameters
+            given = {key: value for key, value in fixtures.items() if key in wanted}
+            try:
+                async with asyncio.timeout(MUTANT_SECONDS):
+                    await test(**given, **arguments)
+            except (Exception, pytest.fail.Exception):  # noqa: BLE001 -- whatever it says, it noticed
+                return name
+            finally:
+                await redis.flushall()
+    return None
+
+
+async def survivors(kinds: str, redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    server = redis_server("--appendfsync", "no")
+    whole = {name: (files("stock") / f"{name}.lua").read_text() for name in SCRIPTS}
+
+    def text_with(script: str, text: str) -> Callable[[str], str]:
+        def script_text(name: str) -> str:
+            parts = whole | {script: text}
+            shared = parts["step"].removeprefix("#!lua\n")
+            return "#!lua\n" + NOTHING + shared + parts[name].removeprefix("#!lua")
+
+        return script_text
+
+    monkeypatch.setattr(stock.store, "script_text", text_with("step", whole["step"]))
+    assert await first_red(server.url) is None
+    left = []
+    for script, name, text in mutants(kinds):
+        monkeypatch.setattr(stock.store, "script_text", text_with(script, text))
+        if await first_red(server.url) is None and name not in EQUIVALENT:
+            left.append(name)
+    return left
+
+
+async def test_each_guard_that_is_removed_turns_a_test_red(
+    redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [] == await survivors("g", redis_server, monkeypatch)
+
+
+async def test_each_write_that_is_left_out_and_each_bound_that_moves_turns_a_test_red(
+    redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [] == await survivors("wc", redis_server, monkeypatch)
