@@ -1,6 +1,7 @@
 """The command line: each verb parses, makes one call and prints. Knows no server's details."""
 
 import asyncio
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import DownloadColumn
 
-from shop import containers, events, importing, setup, testing
+from shop import containers, events, importing, setup, testing, verify
+from shop import demo as demos
 from shop import doctor as doctors
 from shop.containers import NoContainers
 from shop.elastic import DownloadFailed, NoJava
 from shop.packages import CannotInstall
-from shop.profiles import UnknownProfile
+from shop.profiles import ROOT, UnknownProfile
 from shop.servers import ServerMissing, amqp
 from shop.stack import Stack, StackFailed
 from shop_contracts.envelope import Event
@@ -23,7 +25,7 @@ from shop_contracts.events.base import Fact
 
 FAILURES = (
     *(StackFailed, CannotInstall, DownloadFailed, NoJava, ServerMissing, UnknownProfile),
-    *(events.NoEvents, importing.ImportFailed, NoContainers),
+    *(events.NoEvents, importing.ImportFailed, demos.DemoFailed, NoContainers),
 )
 DATA_SHOWN = 160
 
@@ -75,6 +77,25 @@ def up(
     setup.up(stack, console, servers_only=servers_only, only=chosen)
     if not servers_only:
         console.print(setup.where(stack), highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: [bold]./shop demo[/bold]")
+def demo(profile: ProfileName = "shop") -> None:
+    """Start the shop, fill it with a sample, and walk a shopper through it; it stays up.
+
+    Each request is printed, each event as the broker delivers it, and the new stock.
+    """
+    stack = Stack.open(profile)
+    if containers.used(stack.profile):
+        raise NoContainers("the shop runs in containers, whose broker is closed: ./shop down first")
+    setup.install(stack, console)
+    setup.up(stack, console)
+    asyncio.run(demos.run(stack.profile, console))
+    console.print("\n[bold]The shop is up. Where everything listens:[/bold]")
+    console.print(setup.where(stack), highlight=False, soft_wrap=True)
+    console.print(
+        "\nStop it with ./shop down, look around with ./shop status and ./shop events tail"
+    )
 
 
 @app.command(epilog="Example: [bold]./shop down[/bold]")
@@ -155,6 +176,35 @@ def run_tests(
     raise typer.Exit(testing.run(choice, console))
 
 
+@app.command(epilog="Example: [bold]./shop bench --rounds 5[/bold]")
+def bench(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each candidate runs.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="How long each run takes.")] = 5,
+) -> None:
+    """Measure the HTTP paths beside their peers, on a stack of its own; prints the ratios."""
+    setup.install(Stack.open("bench", mariadb=False), console, bench=True)
+    command = [sys.executable, str(ROOT / "bench" / "http_paths.py")]
+    numbers = [f"--rounds={rounds}", f"--seconds={seconds}"]
+    raise typer.Exit(subprocess.run([*command, *numbers], cwd=ROOT, check=False).returncode)
+
+
+@app.command("verify", epilog="Example: [bold]./shop verify --within 60[/bold]")
+def verify_books(
+    profile: ProfileName = "shop",
+    within: Annotated[
+        float, typer.Option(help="Seconds that what is on its way has to arrive.")
+    ] = 10,
+) -> None:
+    """Hold orders, stock, payments and events against each other; exit code 1 on any breach."""
+    stack = Stack.open(profile)
+    found = asyncio.run(verify.settled(stack.profile, mariadb=stack.mariadb, within=within))
+    for breach in found:
+        console.print(breach, markup=False, highlight=False, soft_wrap=True, style="red")
+    if found:
+        raise typer.Exit(1)
+    console.print("[green]all books agree[/green]")
+
+
 @events_app.command(epilog="Example: [bold]./shop events tail --owner stock --from first[/bold]")
 def tail(
     profile: ProfileName = "shop",
@@ -210,7 +260,9 @@ def main() -> None:
     try:
         app()
     except FAILURES as failure:
-        Console(stderr=True).print(f"shop: {failure}", markup=False, highlight=False)
+        Console(stderr=True).print(
+            f"shop: {failure}", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

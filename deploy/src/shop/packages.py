@@ -19,12 +19,13 @@ class CannotInstall(Exception):
     """Packages are missing and could not be installed; the message says what to run."""
 
 
-def missing(*, mariadb: bool = False, browser: bool = False) -> list[str]:
+def missing(*, mariadb: bool = False, browser: bool = False, bench: bool = False) -> list[str]:
     """The packages to install, by what is not there yet."""
     wanted = ["redis-server", "rabbitmq-server", "varnish", "varnish-modules", "nginx-light"]
     wanted += ["maven", "jdk"]
     wanted += ["mariadb-server"] if mariadb else []
-    wanted += ["chromium"] if browser else []
+    wanted += ["chromium", "golang-go", "nodejs", "npm"] if browser else []
+    wanted += ["wrk", "nodejs", "npm"] if bench else []
     return [name for name in wanted if not PRESENT[name]()]
 
 
@@ -111,4 +112,9 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "jdk": _java,
     "mariadb-server": _program("mariadbd"),
     "chromium": _program("chromium"),
+    # Go comes as an archive as often as from Debian: anywhere on the PATH will do
+    "golang-go": lambda: shutil.which("go") is not None,
+    "wrk": _program("wrk"),
+    "nodejs": _program("node"),
+    "npm": _program("npm"),
 }

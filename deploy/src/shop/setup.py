@@ -20,9 +20,9 @@ COLOURS = {"ready": "green", "dead": "red", "leftover": "red", "stopped": "dim"}
 FOLLOW_EVERY = 0.2
 
 
-def install(stack: Stack, console: Console, *, browser: bool = False) -> None:
+def install(stack: Stack, console: Console, *, browser: bool = False, bench: bool = False) -> None:
     """Install what is missing. Raises packages.CannotInstall, elastic.DownloadFailed."""
-    wanted = packages.missing(mariadb=stack.mariadb, browser=browser)
+    wanted = packages.missing(mariadb=stack.mariadb, browser=browser, bench=bench)
     if wanted:
         console.print(f"installing {', '.join(wanted)}")
         with bar(console, TaskProgressColumn()) as progress:
