@@ -112,17 +112,23 @@ def differences(old: Schema, new: Schema) -> list[Difference]:
     return list({(each.pointer, each.rule): each for each in reversed(found)}.values())[::-1]
 
 
-def substance(schema: Any) -> Any:
-    """The schema without what binds no event: what is left is what a minor counts."""
-    if isinstance(schema, Mapping):
-        return {
-            key: {name: substance(each) for name, each in value.items()}
-            if key in {"properties", "$defs"}
-            else substance(value)
-            for key, value in schema.items()
-            if key not in TEXTS | {"$id", SUNSET, RESERVED}
-        }
-    return [substance(item) for item in schema] if isinstance(schema, list) else schema
+def substance(schema: Schema) -> Any:
+    """What binds a reader: no texts, no names of inner schemas, no order. A minor counts this."""
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {
+                key: {name: walk(each) for name, each in value.items()}
+                if key == "properties"
+                else sorted(value)
+                if key in {"required", "enum", OPEN_ENUM}
+                else walk(value)
+                for key, value in node.items()
+                if key not in TEXTS | {"$id", SUNSET, RESERVED}
+            }
+        return [walk(item) for item in node] if isinstance(node, list) else node
+
+    return walk(flat(schema))
 
 
 def flat(schema: Schema) -> Schema:
@@ -340,7 +346,7 @@ def _inner(
 
 
 def _substance(place: Place) -> Any:
-    return substance(place.resolved().node)
+    return substance({"$defs": place.root.get("$defs", {}), **place.node})
 
 
 def _shown(value: Any) -> str:

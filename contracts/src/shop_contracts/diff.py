@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from shop_contracts import build, compatibility, removal
-from shop_contracts.compatibility import Verdict, differences, flat, substance
+from shop_contracts.compatibility import Verdict, differences, substance
 from shop_contracts.events import BY_KEY
 from shop_contracts.events.base import major_of, name_of
 from shop_contracts.history import (
@@ -82,7 +82,8 @@ def changes(was: Baseline, now: Mapping[str, Document], today: date) -> list[Cha
             for change in compare(subject, label, old, document)
         }
         found += since_last.values()
-        if subject in BY_KEY and releases and _is_version(next(iter(releases))):
+        versioned = subject in BY_KEY and releases and _is_version(next(iter(releases)))
+        if versioned and not breaking(since_last.values()):
             found += _minor(subject, releases, document)
     return found
 
@@ -112,14 +113,13 @@ def _minor(subject: str, releases: Mapping[str, Document], new: Document) -> Ite
 
 
 def _removed(was: Baseline, now: Mapping[str, Document], today: date) -> Iterator[Change]:
-    new = {substance_text(now[key]): key for key in BY_KEY if key not in was.documents}
+    new = {key: substance(now[key]) for key in BY_KEY if key not in was.documents}
     for subject, releases in was.documents.items():
         if subject in now:
             continue
         label, last = list(releases.items())[-1]
-        twin = new.get(substance_text(last))
-        if twin:
-            message = f"{subject} is now {twin}"
+        if twins := [key for key, what in new.items() if what == substance(last)]:
+            message = f"{subject} is now {twins[0]}"
             yield Change(subject, label, "", "event-renamed", message, "publish both for a while")
             continue
         hindered = removal.hindrances(subject, last.get("x-sunset"), today)
@@ -221,11 +221,6 @@ def _next(subject: str) -> str:
 
 def _is_version(label: str) -> bool:
     return label[:1].isdigit()
-
-
-def substance_text(document: Document) -> str:
-    """What a validator acts on, as text: two events of one shape have one."""
-    return msgspec.json.encode(substance(flat(document)), order="sorted").decode()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
