@@ -49,7 +49,7 @@ def test_worker(contract):
 """,
     )
 
-    result.assert_outcomes(passed=18, skipped=1)
+    result.assert_outcomes(passed=18, skipped=2)
 
 
 def test_a_handler_may_be_async_in_an_async_test(pytester: pytest.Pytester) -> None:
@@ -68,7 +68,7 @@ async def test_worker(contract):
 """,
     )
 
-    result.assert_outcomes(passed=18, skipped=1)
+    result.assert_outcomes(passed=18, skipped=2)
 
 
 def test_a_pika_callback_runs_as_it_is(pytester: pytest.Pytester) -> None:
@@ -89,7 +89,7 @@ def test_worker(contract):
 """,
     )
 
-    result.assert_outcomes(passed=18, skipped=1)
+    result.assert_outcomes(passed=18, skipped=2)
 
 
 def test_each_type_of_a_mark_gets_its_own_tests(pytester: pytest.Pytester) -> None:
@@ -126,7 +126,7 @@ def test_worker(contract):
 """,
     )
 
-    result.assert_outcomes(passed=17, skipped=1, failed=1)
+    result.assert_outcomes(passed=17, skipped=2, failed=1)
     result.stdout.fnmatch_lines(
         [
             "stock.changed.v1-malformed: What is no event is parked at once*",

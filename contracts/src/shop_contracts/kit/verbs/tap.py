@@ -34,6 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="end after so long; default: on Ctrl-C")
     parser.add_argument("--json", action="store_true", help="verdicts as JSON, at the end")
     parser.add_argument("--junit", type=Path, help="also write a JUnit file here")
+    parser.add_argument(
+        "--declare", action="store_true", help="on a broker of your own: make the exchanges first"
+    )
     parser.add_argument("--ready", action="store_true", help="say when the queue is bound")
 
 
@@ -81,6 +84,8 @@ async def _tap(options: argparse.Namespace, reports: list[Report], seen: "Counte
             arguments={"x-queue-type": "classic"},
         )
         for owner in options.owner or EVENTS:
+            if options.declare:
+                await channel.declare_exchange(topology.exchange(owner), "topic", durable=True)
             await queue.bind(topology.exchange(owner), "#")
         await queue.consume(take, no_ack=True)
         channel.close_callbacks.add(lambda *_: done.set())
