@@ -165,6 +165,20 @@ async def test_no_answer_is_asked_for_again_and_is_done_once(
     assert [*before, (DONE[op], 2_500)] == moves(simulator)
 
 
+async def test_a_failure_that_is_kept_under_the_key_does_not_hold_the_order_up_for_ever(
+    provider: Stripe, simulator: Simulator
+) -> None:
+    ref, one = await authorised(provider, "tok_capture_refused"), key("capture")
+    simulator.follow(Script(faults=[Fault(on="capture", does="error_after", times=3)]))
+
+    for _ in range(2):  # refused, and then a 500 that the key replays; so does its next variant
+        with pytest.raises(NoAnswer):
+            await provider.capture(one, ref, 2_500)
+        assert await provider.known(Op.CAPTURE, one, ref) is None
+
+    assert Refused("The card can no longer be charged.") == await provider.capture(one, ref, 2_500)
+
+
 async def test_a_refund_whose_answer_was_lost_is_found_again(
     provider: Stripe, simulator: Simulator
 ) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ TOLERANCE_S = 300
 """How old a webhook's signature may be."""
 FREE = "free"
 """Stands for the payment of an order that costs nothing: there is nothing to ask for."""
+VARIANTS = 10
 REFUSALS = range(400, 500)
 NOT_ANSWERS = {401, 403, 408, 409, 425, 429}
 """Our own key, a conflict of two requests with one key, too many requests: nothing is decided."""
@@ -44,6 +46,10 @@ class _Refusal(Exception):
     def __init__(self, error: Mapping[str, Any]) -> None:
         super().__init__(str(error.get("message", "refused")))
         self.intent: Mapping[str, Any] | None = error.get("payment_intent")
+
+
+class _Spent(Exception):
+    """The key is answered with a failure of the provider's own, now and for ever."""
 
 
 class Stripe:
@@ -129,7 +135,16 @@ class Stripe:
             raise NoAnswer(f"GET {path}: {refusal}") from refusal
 
     async def _post(self, path: str, key: str, form: Mapping[str, str]) -> Mapping[str, Any]:
-        return await self._ask("POST", path, {"Idempotency-Key": key}, form)
+        """The reply under our key, or under its next variant where the key is spent.
+
+        A failure of the provider's own is kept under its key and replayed for good. Whoever comes
+        here again has asked before what became of it (`known`), and it was not done.
+        """
+        for variant in range(1, VARIANTS):
+            used = key if variant == 1 else f"{key}:{variant}"
+            with suppress(_Spent):
+                return await self._ask("POST", path, {"Idempotency-Key": used}, form)
+        raise NoAnswer(f"POST {path}: every variant of the key is spent")
 
     async def _ask(
         self, method: str, path: str, headers: dict[str, str], form: Mapping[str, str] | None
@@ -155,6 +170,8 @@ class Stripe:
             return reply
         if answer.status in REFUSALS and answer.status not in NOT_ANSWERS:
             raise _Refusal(reply.get("error", {}))
+        if answer.headers.get("Idempotent-Replayed") == "true":
+            raise _Spent
         raise NoAnswer(f"{method} {path}: {answer.status}")
 
 
