@@ -719,6 +719,57 @@ def test_a_name_that_left_cannot_come_back_in_a_later_minor(package: Path) -> No
     assert "make payment.declined.v2" in done.stdout
 
 
+def test_a_field_that_a_consumer_reads_stays(package: Path) -> None:
+    planted = next(each for each in COMPATIBLE if "name reserved" in each.name)
+    plant(package, planted.edits)
+    write_consumer(package, "payment.declined.v1", {"payment_ref": {"type": "string"}})
+    done = contracts(package, "diff")
+
+    assert 1 == done.returncode
+    assert "ext.acme reads `payment_ref`" in done.stdout
+
+
+def test_a_major_goes_when_its_day_is_over_and_nobody_reads_it(package: Path) -> None:
+    line = MINOR.format("order_id")
+    dated = f"{line}    SUNSET: ClassVar[date | None] = date(2020, 1, 1)\n"
+    plant(
+        package,
+        (
+            (checkout("payment_voided"), line, dated),
+            (checkout("payment_voided"), "from typing", "from datetime import date\nfrom typing"),
+        ),
+    )
+    contracts(package, "build")
+    contracts(package, "release")
+    plant(package, (("events/checkout/__init__.py", "    PaymentVoidedV1,\n", ""),))
+    ended = contracts(package, "diff")
+    write_consumer(package, "payment.voided.v1", {})
+    read = contracts(package, "diff")
+
+    assert (0, True) == (ended.returncode, "payment.voided.v1 has ended" in ended.stdout)
+    assert (1, True) == (read.returncode, "ext.acme reads it" in read.stdout)
+
+
+def test_can_remove_says_who_stands_in_the_way(package: Path) -> None:
+    write_consumer(package, "order.placed.v1", {})
+    done = contracts(package, "can-remove", "order.placed.v1")
+
+    assert 1 == done.returncode
+    assert "no: ext.acme reads it" in done.stdout
+    assert "no: stock reads it" in done.stdout
+    assert "no: no last day was announced" in done.stdout
+    assert "no: there is no newer major" in done.stdout
+    assert 2 == contracts(package, "can-remove", "order.eaten.v1").returncode
+
+
+def write_consumer(package: Path, key: str, fields: dict[str, Any]) -> None:
+    needs = {"type": "object", "properties": fields}
+    read = {"type": key, "queue": "ext.acme.x", "binding": key, "needs": needs}
+    folder = package / "data" / "consumers"
+    folder.mkdir(exist_ok=True)
+    (folder / "ext.acme.json").write_text(json.dumps({"consumer": "ext.acme", "reads": [read]}))
+
+
 def test_a_release_refuses_what_breaks_and_counts_what_does_not(package: Path) -> None:
     plant(package, BREAKING[0].edits)
     contracts(package, "build")

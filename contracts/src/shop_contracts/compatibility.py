@@ -65,11 +65,15 @@ RULES: dict[str, tuple[Verdict, str]] = {
 
 
 class Difference(Struct, frozen=True):
-    """What changed and where: in the newer file, or in the older one where it is gone."""
+    """What changed and where: in the newer file, or in the older one where it is gone.
+
+    `field` is the field that is gone, as `lines[].sku`.
+    """
 
     pointer: str
     rule: str
     message: str
+    field: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -294,7 +298,8 @@ def _fields(
         if name not in has and name not in renamed:
             reserved = name in new.root.get(RESERVED, ())
             rule, what = _GONE[name in needed, reserved]
-            yield Difference(old.at("properties", name).pointer, rule, f"`{above}{name}` {what}")
+            pointer = old.at("properties", name).pointer
+            yield Difference(pointer, rule, f"`{above}{name}` {what}", f"{above}{name}")
     for name in has:
         field = new.at("properties", name)
         if name in had:

@@ -29,6 +29,7 @@ from shop_contracts.history import (
 
 RULES: dict[str, tuple[Verdict, str]] = {
     **compatibility.RULES,
+    "field-read": ("break", "it said that it reads the field"),
     "event-added": ("ok", "nobody reads it yet"),
     "event-ended": ("ok", "its last day is over, and nobody reads it"),
     "event-removed": ("break", "its readers wait for it"),
@@ -102,6 +103,11 @@ def _schema(subject: str, since: str, old: Document, new: Document) -> Iterator[
             name = found.pointer.rpartition("/")[2]
             wanted = f'put "{name}" into RESERVED, or {advice}'
         yield Change(subject, since, found.pointer, found.rule, found.message, wanted)
+        if found.rule == "field-removed":
+            for reader in removal.touching(subject, found.field):
+                message = f"{reader} reads `{found.field}`"
+                wanted = f"ask {reader} to do without it, or {advice}"
+                yield Change(subject, since, found.pointer, "field-read", message, wanted)
 
 
 def _minor(subject: str, releases: Mapping[str, Document], new: Document) -> Iterator[Change]:

@@ -5,7 +5,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -28,34 +28,37 @@ def hindrances(key: str, sunset: str | None, today: date) -> list[str]:
 
 def readers(key: str) -> list[str]:
     """Who reads the event: as its file in `consumers/` says, or as the topology does."""
-    listed = dict(consumers())
-    found = {name for name, document in listed.items() if key in set(_words(document))}
+    listed = consumers()
+    found = {name for name, reads in listed.items() if key in reads}
     for name, owners in topology.READS.items():
-        bindings = owners.get(OWNER_OF.get(key, ""), ())
-        if key in bindings:
-            found.add(f"{name} (bound by {key})")
-        elif name not in listed:
-            # a service without a file may read whatever its pattern brings
-            found |= {f"{name} (bound by {b})" for b in bindings if topology.matches(b, key)}
+        for binding in owners.get(OWNER_OF.get(key, ""), ()):
+            # what a pattern brings to a service without a file, the service may read
+            if binding == key or (name not in listed and topology.matches(binding, key)):
+                found.add(name)
     return sorted(found)
 
 
-def consumers() -> Iterator[tuple[str, Any]]:
-    """The consumers' files by name."""
-    for path in sorted((build.ROOT / "consumers").glob("*.json")):
-        yield path.stem, msgspec.json.decode(path.read_bytes())
+def consumers() -> dict[str, dict[str, Any]]:
+    """What each consumer needs of the events it reads, by its name and by routing key."""
+    files = sorted((build.ROOT / "consumers").glob("*.json"))
+    documents = [msgspec.json.decode(path.read_bytes()) for path in files]
+    return {
+        document["consumer"]: {read["type"]: read["needs"] for read in document["reads"]}
+        for document in documents
+    }
 
 
-def _words(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value.removeprefix("shop.")
-    elif isinstance(value, dict):
-        for name, each in value.items():
-            yield name.removeprefix("shop.")
-            yield from _words(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _words(each)
+def touching(key: str, field: str) -> list[str]:
+    """The consumers whose file reads a field, such as `lines[].sku`."""
+    return [name for name, reads in consumers().items() if _touches(reads.get(key, {}), field)]
+
+
+def _touches(needs: Mapping[str, Any], field: str) -> bool:
+    node = needs
+    for word in field.replace("[]", ".[]").split("."):
+        node = node.get("items", {}) if word == "[]" else node.get("properties", {}).get(word, {})
+        node = next((each for each in node.get("anyOf", ()) if "type" in each), node)
+    return bool(node)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
