@@ -4,19 +4,20 @@ A probe is a case like a check's, on a consumer with an empty store. What a hand
 without is required; what changes its effects is read; the rest it does not touch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from random import Random
 from typing import Any, Literal
 
 from msgspec import Struct
 
+from shop_contracts.envelope import Event, decode
 from shop_contracts.events import BY_KEY
 from shop_contracts.events.base import dataschema
 from shop_contracts.kit import goldens
 from shop_contracts.kit.checks import Case, NotApplicable, Subject
 from shop_contracts.kit.expectations import Expectation, Read, need_of
-from shop_contracts.kit.messages import Outcome, message
+from shop_contracts.kit.messages import Outcome, compact, message
 from shop_contracts.kit.sampling import value
 from shop_contracts.kit.subschema import at
 from shop_contracts.kit.subscriptions import Subscription
@@ -152,3 +153,26 @@ def _pointers(data: Any, here: str) -> Iterator[str]:
             yield from _pointers(item, f"{here}/{name}")
     elif isinstance(data, list) and data and isinstance(data[0], dict | list):
         yield from _pointers(data[0], f"{here}/0")
+
+
+def unlisted(read: Read, told: Callable[[Event[Any]], Any]) -> set[str]:
+    """Parts that a function of an event reads and an expectation does not list.
+
+    For handlers in Python that take decoded events: `told` returns, as a value to compare, what
+    the handler makes of an event.
+    """
+    baseline = told(_decoded(goldens.golden(read.type)))
+    found = set()
+    for pointer in pointers(read.type):
+        made = probe(Case(read.type, "changed", pointer))
+        if made is None or told(_decoded(made)) == baseline:
+            continue
+        try:
+            at(read.needs, pointer)
+        except KeyError:
+            found.add(pointer)
+    return found
+
+
+def _decoded(event: Json) -> Event[Any]:
+    return decode(compact(event))
