@@ -1,19 +1,25 @@
 """The HTTP API as programs meet it, on the real Redis and an SQLite file."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
-from aiohttp.test_utils import TestClient
+import uuid_utils.compat as uuids
+from aiohttp.test_utils import TestClient, TestServer
+from msgspec import structs
 from openapi_spec_validator import validate
 
-from checkout.domain import Timers
+from checkout import app
+from checkout.domain import CancelRequested, Timers
+from checkout.settings import Settings
 from checkout.store.database import Database
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
+from checkout.store.watch import Watch
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 from shop_contracts.events.checkout import OrderPlacedV1
@@ -368,3 +374,109 @@ async def test_an_order_can_no_longer_be_cancelled_when_stock_is_selling_it(
         problem = await answer.json()
 
     assert (409, "authorised") == (answer.status, problem["order_status"])
+
+
+# ---- the order as it happens, and a queue that is full ----
+
+
+async def placed(client: Client) -> str:
+    status, _, body = await order(client, await a_cart(client, LAMP_1=1), key=uuids.uuid7().hex)
+    assert 202 == status
+    return str(body["order_id"])
+
+
+async def streamed(
+    client: Client, order_id: str, found: list[tuple[str, Any]], **headers: str
+) -> list[tuple[str, Any]]:
+    """The events of the order's stream until it ends, each in `found` as it comes."""
+    event = ""
+    async with client.get(f"/orders/{order_id}/events", headers=headers) as answer:
+        assert (200, "text/event-stream") == (answer.status, answer.content_type)
+        assert "private, no-store" == answer.headers["Cache-Control"]
+        async for raw in answer.content:
+            line = raw.decode().strip()
+            if line.startswith("event: "):
+                event = line.removeprefix("event: ")
+            if line.startswith("data: "):
+                found.append((event, json.loads(line.removeprefix("data: "))))
+    return found
+
+
+async def test_an_order_is_followed_to_its_end(client: Client, own: Database, make: Any) -> None:
+    order_id = await placed(client)
+    orders = Orders(own, Timers())
+
+    events: list[tuple[str, Any]] = []
+
+    async def until(kind: str, count: int = 1) -> None:
+        async with asyncio.timeout(20):
+            while count > sum(event == kind for event, _ in events):
+                await asyncio.sleep(0.02)
+
+    follow = asyncio.create_task(streamed(client, order_id, events))
+    await until("queue")
+    await orders.apply(UUID(order_id), make.held(UUID(order_id)))
+    await until("status", 2)
+    await orders.apply(UUID(order_id), CancelRequested())
+    await asyncio.wait_for(follow, 20)
+
+    statuses = [data["status"] for event, data in events if event == "status"]
+    assert ["placed", "reserved", "cancelled"] == statuses
+    assert "by_customer" == events[-1][1]["reason"]
+    assert 0 == next(data["position"] for event, data in events if event == "queue")
+
+
+async def test_a_stream_goes_on_where_it_was_left(client: Client, own: Database) -> None:
+    order_id = await placed(client)
+    await Orders(own, Timers()).apply(UUID(order_id), CancelRequested())
+
+    events = await asyncio.wait_for(streamed(client, order_id, [], **{"Last-Event-ID": "1"}), 20)
+
+    assert [("status", "cancelled")] == [(event, data["status"]) for event, data in events]
+
+
+async def test_nobody_follows_an_order_that_is_not(client: Client) -> None:
+    async with client.get(f"/orders/{uuids.uuid7()}/events") as answer:
+        assert 404 == answer.status
+
+
+async def test_a_full_queue_says_when_to_come_again_and_still_answers_for_old_keys(
+    settings: Settings, own: Database, client: Client
+) -> None:
+    await placed(client)
+    full = structs.replace(settings, queue_limit=1)
+    async with TestClient(TestServer(app.application(full))) as busy:
+        async with busy.post("/carts") as answer:
+            cart = (await answer.json())["cart_id"]
+        async with busy.put(f"/carts/{cart}/lines/LAMP-1", json={"qty": 1}) as answer:
+            assert 200 == answer.status
+        order = {"email": "ada@example.com", "payment": {"token": "tok_ok"}}
+        key = {"Idempotency-Key": uuids.uuid7().hex}
+
+        async with busy.post(f"/carts/{cart}/checkout", json=order, headers=key) as answer:
+            refused = answer.status, (await answer.json())["type"]
+            wait = int(answer.headers["Retry-After"])
+        async with client.post(f"/carts/{cart}/checkout", json=order, headers=key) as answer:
+            accepted = await answer.read()
+        async with busy.post(f"/carts/{cart}/checkout", json=order, headers=key) as answer:
+            replayed = answer.status, await answer.read()
+
+    assert (503, "urn:shop:problem:queue-full") == refused
+    assert 1 <= wait <= 60
+    assert (202, accepted) == replayed
+
+
+async def test_a_hundred_who_wait_for_outcomes_are_served_by_one_look(
+    client: Client, own: Database
+) -> None:
+    order_id = await placed(client)
+    watch = Watch(own)
+
+    waiting = [asyncio.create_task(watch.newer(UUID(order_id), 1, 20)) for _ in range(100)]
+    await asyncio.sleep(0.1)
+    await Orders(own, Timers()).apply(UUID(order_id), CancelRequested())
+    seen = await asyncio.gather(*waiting)
+
+    assert {"cancelled"} == {standing.status for standing in seen if standing}
+    assert 100 == sum(standing is not None for standing in seen)
+    assert await watch.newer(UUID(order_id), 2, 0.2) is None

@@ -15,6 +15,7 @@ from chassis.problems import (
     PreconditionFailed,
     Unavailable,
 )
+from chassis.process import stopping
 from checkout.domain import Purchase, Qty
 from checkout.provider import BadWebhook
 from checkout.provider.stripe import read_webhook
@@ -29,6 +30,7 @@ from checkout.store.problems import (
     IdempotencyKeyReused,
     NotCancellable,
     PriceChanged,
+    QueueFull,
     UnknownPrice,
 )
 from shop_contracts.types import Sku
@@ -37,6 +39,13 @@ CHECKOUT = web.AppKey("checkout", Checkout)
 WEBHOOK_SECRET = web.AppKey("webhook_secret", str)
 
 PRIVATE = {"Cache-Control": "private, no-store"}
+STREAM = PRIVATE | {
+    "Content-Type": "text/event-stream",
+    # nginx is not to gather what is meant for now
+    "X-Accel-Buffering": "no",
+}
+STREAM_SECONDS = 600
+BEAT_SECONDS = 2.0
 MAX_WAIT_S = 10
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 _CART_ID = re.compile(r"[A-Za-z0-9_-]{32}")
@@ -99,6 +108,39 @@ async def order_cart(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Take the order back, as long as stock is not selling it."""
     return reply(await request.app[CHECKOUT].cancel(order_id(request)), headers=PRIVATE)
+
+
+async def order_events(request: web.Request) -> web.StreamResponse:
+    """What becomes of the order, as it happens, until its end."""
+    checkout, id_ = request.app[CHECKOUT], order_id(request)
+    await checkout.order(id_)
+    version = _last_event(request)
+    response = web.StreamResponse(headers=STREAM)
+    await response.prepare(request)
+    await response.write(b"retry: 2000\n\n")
+    end, told = time.monotonic() + STREAM_SECONDS, b""
+    while time.monotonic() < end and not stopping().is_set():
+        standing, place = await checkout.progress(id_, version, BEAT_SECONDS)
+        if standing is not None:
+            version = standing.version
+            await response.write(_sent("status", standing, version))
+            if standing.status.terminal:
+                break
+        queue = _sent("queue", place) if place else b""
+        # a proxy ends what has been silent for too long
+        await response.write(queue if queue not in {b"", told} else b": still here\n\n")
+        told = queue
+    return response
+
+
+def _sent(event: str, data: Struct, id_: int | None = None) -> bytes:
+    line = f"id: {id_}\n" if id_ is not None else ""
+    return f"event: {event}\n{line}data: ".encode() + msgspec.json.encode(data) + b"\n\n"
+
+
+def _last_event(request: web.Request) -> int:
+    given = request.headers.get("Last-Event-ID", "")
+    return int(given) if re.fullmatch(r"[0-9]{1,9}", given, re.ASCII) else 0
 
 
 async def payment_webhook(request: web.Request) -> web.Response:
@@ -237,6 +279,7 @@ ROUTES = [
             UnknownPrice,
             PriceChanged,
             AlreadyOrdered,
+            QueueFull,
         ),
         headers={
             "Idempotency-Key": "16 to 128 of A-Z a-z 0-9 _ -, new for each order you mean",
@@ -247,6 +290,15 @@ ROUTES = [
             "Retry-After": "seconds until it is worth looking",
             "Idempotent-Replayed": "true where this key has had this answer before",
         },
+    ),
+    get(
+        "/orders/{order}/events",
+        order_events,
+        summary="The order's status, and in a rush its place in the queue, as they change",
+        problems=(NotFound, Unavailable),
+        headers={"Last-Event-ID": "the version that was seen last"},
+        media="text/event-stream",
+        timeout=None,
     ),
     post(
         "/payments/webhook",

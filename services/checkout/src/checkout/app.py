@@ -28,6 +28,7 @@ from checkout.store.checkout import Checkout
 from checkout.store.database import Database, engine_for
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
+from checkout.store.watch import Watch
 
 REDIS_SECONDS = 1.0
 REDIS_CONNECTIONS = 32
@@ -86,7 +87,12 @@ def application(settings: Settings) -> web.Application:
         async with database(settings) as sql, carts(settings) as redis:
             app[DATABASE], app[CARTS] = sql, redis
             app[api_.CHECKOUT] = app[pages.CHECKOUT] = Checkout(
-                redis, Projections(sql), Orders(sql, timers(settings)), settings.currency
+                redis,
+                Projections(sql),
+                Orders(sql, timers(settings)),
+                Watch(sql),
+                settings.currency,
+                settings.queue_limit,
             )
             yield
 

@@ -34,6 +34,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     payment_key: str = ""
     payment_webhook_secret: str = ""
     cart_ttl_s: Seconds = 30 * 86_400
+    queue_limit: Annotated[int, Meta(ge=1)] = 20_000
     hold_ttl_s: Seconds = 900
     stock_timeout_s: Seconds = 60
     payment_timeout_s: Seconds = 600

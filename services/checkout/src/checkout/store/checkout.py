@@ -1,9 +1,9 @@
 """What a shopper does: look at a cart with its prices, and order it. Knows no HTTP and no SQL."""
 
-import asyncio
 import hashlib
 import re
 from contextlib import suppress
+from time import monotonic
 from uuid import UUID
 
 import msgspec
@@ -19,12 +19,13 @@ from checkout.store.problems import (
     IdempotencyKeyRequired,
     NotCancellable,
     PriceChanged,
+    QueueFull,
     UnknownPrice,
 )
 from checkout.store.projections import Projections
+from checkout.store.watch import Place, Standing, Watch
 
 _KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')
-POLL_SECONDS = 0.05
 
 
 class CartView(Struct, frozen=True, kw_only=True):
@@ -41,12 +42,20 @@ class Checkout:
     """Carts, prices and orders together."""
 
     def __init__(
-        self, carts: Carts, projections: Projections, orders: Orders, currency: str
+        self,
+        carts: Carts,
+        projections: Projections,
+        orders: Orders,
+        watch: Watch,
+        currency: str,
+        queue_limit: int,
     ) -> None:
         self._carts = carts
         self._orders = orders
         self._projections = projections
         self._currency = currency
+        self._queue_limit = queue_limit
+        self._watch = watch
 
     async def create_cart(self) -> CartView:
         """A new, empty cart."""
@@ -92,7 +101,7 @@ class Checkout:
         """Order the cart; the same key again gets the same answer.
 
         Raises NotFound, IdempotencyKeyRequired, IdempotencyKeyReused, AlreadyOrdered, EmptyCart,
-        UnknownPrice, PriceChanged. None of these is remembered under the key.
+        UnknownPrice, PriceChanged, QueueFull. None of these is remembered under the key.
         """
         known = _KEY.fullmatch(key or "")
         if known is None:
@@ -101,6 +110,8 @@ class Checkout:
         answered = await self._orders.replay(cart_id, known[1], fingerprint)
         if answered is not None:
             return answered
+        if await self._watch.backlog() >= self._queue_limit:
+            raise QueueFull(headers={"Retry-After": str(self._watch.relief())})
         quote = await self._quote(await self._carts.get(cart_id), purchase.currency)
         _refuse(quote, purchase)
         return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote)
@@ -118,14 +129,25 @@ class Checkout:
 
     async def outcome(self, order_id: UUID, seconds: float) -> OrderView | None:
         """The order once it has come to its end, or None when that takes longer."""
-        try:
-            async with asyncio.timeout(seconds):
-                # other processes end the order: there is nothing here to be woken by
-                while not (view := await self.order(order_id)).status.terminal:  # noqa: ASYNC110
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError:
-            return None
-        return view
+        end = monotonic() + seconds
+        version = 0
+        while (left := end - monotonic()) > 0:
+            standing = await self._watch.newer(order_id, version, left)
+            if standing is None:
+                return None
+            if standing.status.terminal:
+                return await self.order(order_id)
+            version = standing.version
+        return None
+
+    async def progress(
+        self, order_id: UUID, version: int, seconds: float
+    ) -> tuple[Standing | None, Place | None]:
+        """How the order stands once it is newer than `version`, or else its place in the queue."""
+        standing = await self._watch.newer(order_id, version, seconds)
+        if standing is not None and standing.status.terminal:
+            return standing, None
+        return standing, await self._watch.place(order_id)
 
     async def cancel(self, order_id: UUID) -> OrderView:
         """Take the order back. Raises NotFound, NotCancellable."""

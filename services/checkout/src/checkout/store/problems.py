@@ -1,6 +1,6 @@
 """What checkout refuses, each named for what the caller can do about it. Knows no store."""
 
-from chassis.problems import BadRequest, Conflict, Invalid
+from chassis.problems import BadRequest, Conflict, Invalid, Unavailable
 
 
 class IdempotencyKeyRequired(BadRequest):
@@ -57,6 +57,13 @@ class AlreadyOrdered(Conflict):
 
     slug = "already-ordered"
     title = "This cart is ordered already"
+
+
+class QueueFull(Unavailable):
+    """Too many orders wait to be worked: try again after `Retry-After` seconds."""
+
+    slug = "queue-full"
+    title = "Too many are ordering just now"
 
 
 class NotCancellable(Conflict):

@@ -72,6 +72,8 @@ orders = sa.Table(
     sa.Column("deadline_at", UtcTime, index=True),
     sa.Column("placed_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
+    # the unfinished ones are a queue
+    sa.Index("ix_orders_status", "status", "id"),
     _one_of("status", Status),
     sa.CheckConstraint("total_minor >= 0", name="total"),
     sa.CheckConstraint("(status = 'cancelled') = (reason IS NOT NULL)", name="reason"),
