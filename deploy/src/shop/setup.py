@@ -3,11 +3,19 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+)
 from rich.table import Table
 
 from feeds.jobs import Job
@@ -18,6 +26,7 @@ from shop.stack import Stack, StackFailed, tail
 
 COLOURS = {"ready": "green", "dead": "red", "leftover": "red", "stopped": "dim"}
 FOLLOW_EVERY = 0.2
+LINE_EVERY = 10.0
 
 
 def install(stack: Stack, console: Console, *, browser: bool = False, bench: bool = False) -> None:
@@ -107,10 +116,25 @@ def table(states: list[State]) -> Table:
     return shown
 
 
+class _Lines(Progress):
+    """Where nobody watches, a build log shows each task at its start and every ten seconds."""
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        super().update(task_id, **fields)
+        task = next(task for task in self.tasks if task.id == task_id)
+        now = time.monotonic()
+        if not task.visible or now < task.fields.get("again", 0):
+            return
+        task.fields["again"] = now + LINE_EVERY
+        known = f" {task.percentage:.0f} %" if task.total else ""
+        self.console.print(f"{task.description}{known}", markup=False, highlight=False)
+
+
 def bar(console: Console, column: DownloadColumn | TaskProgressColumn) -> Progress:
-    """A progress bar that is gone when it is full."""
+    """A progress bar that is gone when it is full; lines without a terminal."""
     text = TextColumn("{task.description}")
-    return Progress(text, BarColumn(), column, console=console, transient=True)
+    kind = Progress if console.is_terminal else _Lines
+    return kind(text, BarColumn(), column, console=console, transient=True)
 
 
 def summary(done: dict[str, Job]) -> Table:
@@ -150,9 +174,17 @@ def _print_from(path: Path, position: int, console: Console) -> int:
 
 def _bring(stack: Stack, processes: list[Process], console: Console) -> None:
     states: list[State] = []
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=8, transient=True) as live:
+            for states in stack.starting(processes):
+                live.update(table(states))
+    else:
+        again = 0.0
         for states in stack.starting(processes):
-            live.update(table(states))
+            late = [state.name for state in states if state.state != "ready"]
+            if late and time.monotonic() >= again:
+                console.print(f"starting {', '.join(late)}", soft_wrap=True, highlight=False)
+                again = time.monotonic() + LINE_EVERY
     stack.check(processes, states)
 
 
