@@ -1,7 +1,16 @@
-"""`python -m stock api | relay | worker`. Knows the names of the processes only."""
+"""`python -m stock api | relay | worker | notify | migrate`. Knows the processes' names only."""
 
 from chassis.process import main
 from stock import app
 
 if __name__ == "__main__":
-    main("stock", {"api": app.api, "relay": app.relay, "worker": app.worker})
+    main(
+        "stock",
+        {
+            "api": app.api,
+            "relay": app.relay,
+            "worker": app.worker,
+            "notify": app.notifier,
+            "migrate": app.migrate,
+        },
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 from aiohttp import web
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -9,19 +10,26 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 import bus.relay
+import notify.api
 from bus.consumer import consume
 from bus.redis_stream import BLOCK_MILLISECONDS, RedisOutbox
 from chassis import http, telemetry
+from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
+from notify.book import Book
+from notify.dispatch import dispatch, sweep
+from notify.mail import mailer
+from notify.sender import Sender, public_session
+from stock import alerts, live, notices, pages
 from stock import api as api_
-from stock import live, pages
 from stock import worker as worker_
 from stock.domain import build
 from stock.ledgers import BLOCK_MILLISECONDS as LEDGER_BLOCK_MILLISECONDS
 from stock.ledgers import Ledgers
 from stock.settings import PREFIX, Settings
 from stock.store import StockStore
+from stock.waiting import METADATA, TABLES, Waiting
 
 
 def connect(settings: Settings, *, patience: float = 0) -> Redis:
@@ -47,7 +55,7 @@ def application(settings: Settings) -> web.Application:
 
     async def store(app: web.Application) -> AsyncIterator[None]:
         client = connect(settings)
-        app[api_.STORE] = app[pages.STORE] = _store(client, settings)
+        app[api_.STORE] = app[pages.STORE] = app[alerts.STORE] = _store(client, settings)
         yield
         await client.aclose()
 
@@ -65,6 +73,12 @@ def application(settings: Settings) -> web.Application:
             await asyncio.wait([app[FOLLOWING]], timeout=1)
         await client.aclose()
 
+    async def sql(app: web.Application) -> AsyncIterator[None]:
+        async with database(settings.database_url) as opened:
+            app[notify.api.BOOK] = Book(opened, TABLES)
+            app[alerts.WAITING] = _waiting(opened, settings)
+            yield
+
     async def following() -> None:
         if app[FOLLOWING].done():
             raise RuntimeError("nobody follows the ledger for live clients")
@@ -74,7 +88,7 @@ def application(settings: Settings) -> web.Application:
 
     app = http.application(
         name="stock",
-        routes=[*api_.ROUTES, *pages.ROUTES, *live.ROUTES],
+        routes=[*api_.ROUTES, *pages.ROUTES, *live.ROUTES, *alerts.ROUTES],
         api_keys_file=settings.api_keys_file,
         checks=[("redis", redis), ("live", following)],
         description="Units, holds and prices of SKUs.",
@@ -82,8 +96,11 @@ def application(settings: Settings) -> web.Application:
     app[api_.SPOOL] = settings.spool_dir
     app[pages.CURRENCY] = settings.currency
     app[live.ORIGINS] = frozenset(settings.live_origins.split())
+    app[alerts.KEYS] = http.ApiKeys(settings.api_keys_file)
+    app[notify.api.LOOPBACK] = settings.webhooks_on_loopback
     app.cleanup_ctx.append(store)
     app.cleanup_ctx.append(hub)
+    app.cleanup_ctx.append(sql)
     app.on_shutdown.append(goodbye)
     return app
 
@@ -97,7 +114,7 @@ async def relay() -> None:
     settings = _settings()
     # The outbox is read by a command that blocks, so this client waits longer than others.
     async with connect(settings, patience=BLOCK_MILLISECONDS / 1000) as redis:
-        outbox = RedisOutbox(redis, _store(redis, settings).outbox, build)
+        outbox = RedisOutbox(redis, _store(redis, settings).slots[0].outbox, build)
         await run_until_stopped(
             bus.relay.relay(settings.broker_url, "stock", outbox),
             health=_health(settings.host, settings.relay_port),
@@ -115,6 +132,39 @@ async def worker() -> None:
             health=_health(settings.host, settings.worker_port),
             checks=[("redis", store.ping)],
         )
+
+
+async def notifier() -> None:
+    """Tells those who wait, by mail and webhook."""
+    settings = _settings()
+    mails = mailer(settings.smtp_url, settings.mail_from, settings.mail_dir)
+    async with database(settings.database_url) as sql, public_session() as session:
+        book = Book(sql, TABLES)
+        waiting = _waiting(sql, settings)
+        sender = Sender(session, mails, loopback=settings.webhooks_on_loopback)
+        await run_until_stopped(
+            notices.follow(settings.broker_url, waiting),
+            notices.patience(waiting),
+            dispatch(book, sender),
+            sweep(book),
+            health=_health(settings.host, settings.notify_port),
+            checks=[("sql", sql.ping)],
+        )
+
+
+async def migrate() -> None:
+    """Create what is missing in the database; a second run changes nothing."""
+    async with database(_settings().database_url) as sql:
+        await sql.create(METADATA)
+
+
+def _waiting(sql: Database, settings: Settings) -> Waiting:
+    return Waiting(
+        sql,
+        Book(sql, TABLES),
+        link=settings.public_url,
+        patience=timedelta(seconds=settings.alert_patience_seconds),
+    )
 
 
 def _settings() -> Settings:

@@ -30,4 +30,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     live_pace_seconds: Annotated[float, Meta(gt=0)] = 0.2
     # Other sites whose pages may listen, such as "https://app.example https://m.example".
     live_origins: str = ""
+    database_url: str = "sqlite+aiosqlite:///stock.sqlite3"
+    notify_port: int = 0
+    # The shop as its visitors reach it, for the links in mails.
+    public_url: str = "http://127.0.0.1:8080"
+    # Without a mail server, mails are files in `mail_dir`.
+    smtp_url: str = ""
+    mail_from: str = "Shopstream <shop@localhost>"
+    mail_dir: Path = Path("var/spool/mail")
+    # How long those who were told have for themselves, before the next in line are told.
+    alert_patience_seconds: Annotated[int, Meta(ge=1)] = 900
+    # For tests: webhooks may be on this machine, without TLS.
+    webhooks_on_loopback: bool = False
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "EUR"
+
+    def __post_init__(self) -> None:
+        if self.webhooks_on_loopback and self.profile == "prod":
+            raise ValueError("STOCK_WEBHOOKS_ON_LOOPBACK is for tests only")
