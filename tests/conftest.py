@@ -26,15 +26,14 @@ async def native(stack: Any) -> AsyncIterator[Stack]:
     """The processes of the shop, begun with empty stores and stopped at the end."""
     native = Stack.open("test")
     # there is one shop per stack: two runs take turns
-    turn = (native.profile.var / "tests.lock").open("w")
-    await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
-    ours = [process.name for process in prepare(native.profile, mariadb=native.mariadb)]
-    native.stop(*ours)
-    await _empty(stack, native)
-    native.start()
-    yield native
-    native.stop(*ours)
-    turn.close()
+    with (native.profile.var / "tests.lock").open("w") as turn:
+        await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
+        ours = [process.name for process in prepare(native.profile, mariadb=native.mariadb)]
+        native.stop(*ours)
+        await _empty(stack, native)
+        native.start()
+        yield native
+        native.stop(*ours)
 
 
 @pytest.fixture(scope="session")
