@@ -234,3 +234,44 @@ def test_a_pact_of_nothing_is_refused_for_any_message_would_hold_it(tmp_path: Pa
     file.write_text(json.dumps(emptied))
 
     assert 2 == main(["export", "pact", str(file), "-o", str(tmp_path)])
+
+
+ANSWERS = """
+import base64, json, sys
+levels = {}
+for line in sys.stdin:
+    question = json.loads(line)
+    if "effects" in question:
+        answer = {"effects": levels}
+    else:
+        outcome = "ack"
+        try:
+            event = json.loads(base64.b64decode(question["body_base64"]))
+            levels[event["subject"]] = event["data"]["available"]
+        except (ValueError, KeyError, TypeError):
+            outcome = "park"
+        answer = {"outcome": outcome}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def verdicts(capsys: pytest.CaptureFixture[str], program: str) -> dict[str, bool]:
+    words = ["--subscription", "acme.stock", "--json", "--", sys.executable, "-c", program]
+    main(["verify", "handler", KEY, *words])
+    told = json.loads(capsys.readouterr().out)
+    return {report["name"].removeprefix(f"{KEY}-"): report["holds"] for report in told}
+
+
+def test_a_bug_in_another_language_fails_its_own_check(capsys: pytest.CaptureFixture[str]) -> None:
+    told = verdicts(capsys, ANSWERS)
+
+    # it keeps the levels in memory: no outage can reach them
+    assert {"reordered", "outage"} == {check for check, holds in told.items() if not holds}
+
+
+def test_a_program_that_says_nothing_fails_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = verdicts(capsys, "pass")
+
+    assert {"subscription", "open-enum"} == {check for check, holds in told.items() if holds}
