@@ -62,7 +62,8 @@ async def _empty(stack: Any, native: Stack) -> None:
         for pattern in ("catalog-*", "search-*"):
             for index in await client.indices.get(index=pattern):
                 await client.indices.delete(index=index)
-    for file in native.profile.folder("checkout").glob("checkout.sqlite*"):
+    kept = ("checkout/checkout.sqlite*", "stock/stock.sqlite*")
+    for file in (file for each in kept for file in native.profile.var.glob(each)):
         file.unlink()
     await _drop_orders(native)
     for file in native.profile.folder("payments").glob("journal.ndjson"):

@@ -15,7 +15,7 @@ from shop.profiles import Profile
 COMPOSE: dict[str, Any] = yaml.safe_load(containers.COMPOSE_FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OFFSET = profiles.profile("containers").ports["edge"] - 8080
-JOBS = {"topology", "migrate"}
+JOBS = {"topology", *(f"{name}-migrate" for name in services.MIGRATES)}
 OURS = {f"{name}-{process}" for name, (which, _) in services.SERVICES.items() for process in which}
 SERVERS = set(SERVICES) - JOBS - OURS
 
@@ -64,9 +64,11 @@ def test_a_process_reaches_only_its_own_store_the_broker_and_its_callers(name: s
     brokers = {"broker"} if service in servers.USERS else set()
     # the provider that plays one is nobody's store
     reached = stores or {name}
-    purger = set() if service == "purger" else reached
+    # who speaks to servers of others reaches none of ours
+    outside = {"outside"} if process == "notify" else set()
+    own = set() if service == "purger" or outside else reached
 
-    assert purger | brokers | callers | purges == set(SERVICES[name]["networks"])
+    assert own | brokers | callers | purges | outside == set(SERVICES[name]["networks"])
     for store in stores:
         assert [store] == SERVICES[store]["networks"]
 
@@ -130,8 +132,12 @@ def test_only_the_edge_is_published_and_only_on_loopback() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
     assert {"nginx": ["127.0.0.1:${EDGE_PORT:-8080}:8080"]} == published
-    assert ["front"] == [n for n, how in COMPOSE["networks"].items() if not how.get("internal")]
-    assert ["nginx"] == [n for n, service in SERVICES.items() if "front" in service["networks"]]
+    open_ = [n for n, how in COMPOSE["networks"].items() if not how.get("internal")]
+    inside = {
+        net: [n for n, service in SERVICES.items() if net in service["networks"]] for net in open_
+    }
+
+    assert {"front": ["nginx"], "outside": ["stock-notify"]} == inside
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))

@@ -19,6 +19,9 @@ sub route {
         || req.url ~ "^/fragments/cart($|\?)") {
         set req.http.X-Edge-Kind = "private";
         set req.backend_hint = checkout;
+    } elsif (req.url ~ "^/alerts/") {
+        set req.http.X-Edge-Kind = "private";
+        set req.backend_hint = stock;
     } else {
         return (synth(404));
     }
@@ -39,7 +42,7 @@ sub route_api {
         set req.url = regsub(req.url, "^/api/[a-z]+", "");
     } else {
         if (req.url ~ "^/api/products/[^/?]+/(stock|prices|ledger)($|[/?])"
-            || req.url ~ "^/api/(stock|prices|reservations)($|[/?])") {
+            || req.url ~ "^/api/(stock|prices|reservations|alerts)($|[/?])") {
             set req.backend_hint = stock;
         } elsif (req.url ~ "^/api/(products|categories|imports)($|[/?])") {
             set req.backend_hint = catalog;

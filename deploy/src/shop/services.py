@@ -35,9 +35,8 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
 
 
 def deployments(profile: Profile, *, mariadb: bool = False) -> list[Process]:
-    """What runs once before our processes start: the broker's topology, then orders' tables."""
+    """What runs once before our processes start: the broker's topology, then tables."""
     processes = {process.name: process for process in prepare(profile, mariadb=mariadb)}
-    tables = processes["checkout-api"]
     topology = Process(
         name="topology",
         command=[sys.executable, "-m", "bus.topology", "apply"],
@@ -45,13 +44,18 @@ def deployments(profile: Profile, *, mariadb: bool = False) -> list[Process]:
         log=str(profile.folder("log") / "topology.log"),
         env={"PATH": os.defpath, "LANG": "C.UTF-8", "BROKER_URL": amqp(profile, "deploy")},
     )
-    migration = msgspec.structs.replace(
-        tables,
-        name="migrate",
-        command=[*tables.command[:-1], "migrate"],
-        log=str(profile.folder("log") / "migrate.log"),
+    return [topology, *(_migration(profile, processes[f"{name}-api"]) for name in MIGRATES)]
+
+
+def _migration(profile: Profile, api: Process) -> Process:
+    """What makes the tables of the service that this API belongs to."""
+    name = f"{api.name.removesuffix('-api')}-migrate"
+    return msgspec.structs.replace(
+        api,
+        name=name,
+        command=[*api.command[:-1], "migrate"],
+        log=str(profile.folder("log") / f"{name}.log"),
     )
-    return [topology, migration]
 
 
 def _process(profile: Profile, service: str, process: str, settings: dict[str, str]) -> Process:
@@ -97,7 +101,10 @@ def _search(profile: Profile, _database: str) -> dict[str, str]:
 
 def _stock(profile: Profile, _database: str) -> dict[str, str]:
     login = f"stock:{secret(profile, 'redis_stock')}"
-    return {"REDIS_URL": profile.url("redis-stock", scheme="redis", login=login, path="/0")}
+    return {
+        "REDIS_URL": profile.url("redis-stock", scheme="redis", login=login, path="/0"),
+        "PUBLIC_URL": profile.url("edge"),
+    }
 
 
 def _checkout(profile: Profile, database: str) -> dict[str, str]:
@@ -136,9 +143,12 @@ NEEDS = {
     "purger": ["varnish"],
 }
 
+MIGRATES = ["checkout", "stock"]
+"""Services with tables of their own."""
+
 SERVICES: dict[str, tuple[list[str], Callable[[Profile, str], dict[str, str]]]] = {
     "catalog": (["api", "relay", "worker"], _catalog),
-    "stock": (["api", "relay", "worker"], _stock),
+    "stock": (["api", "relay", "worker", "notify"], _stock),
     "search": (["api", "worker"], _search),
     "checkout": (["api", "relay", "worker"], _checkout),
     "payments": (["simulator"], _payments),

@@ -84,7 +84,7 @@ class Stack:
             raise StackFailed(f"{worst.name} is not ready:\n{tail(Path(worst.log))}")
 
     def deploy(self) -> None:
-        """Declare the broker's topology and migrate orders' tables. Raises StackFailed."""
+        """Declare the broker's topology and create missing tables. Raises StackFailed."""
         for process in services.deployments(self.profile, mariadb=self.mariadb):
             with Path(process.log).open("wb") as log:
                 done = subprocess.run(
