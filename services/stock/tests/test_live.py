@@ -234,6 +234,50 @@ async def test_a_client_that_talks_is_sent_away(
         assert code == listening.close_code
 
 
+async def test_a_client_is_asked_whether_it_lives_and_forgotten_when_it_does_not(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.2)
+    app = application(settings)
+    async with (
+        listening(app, "127.0.0.1", 0, stop_timeout=1) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        url = f"http://127.0.0.1:{port}/ws/stock?sku=chair"
+        listener = await session.ws_connect(url, autoping=False)
+        await told(listener)
+
+        assert WSMsgType.PING == (await listener.receive(timeout=30)).type
+
+        async with asyncio.timeout(30):  # it does not answer
+            while app[live.HUB]._watchers:
+                await asyncio.sleep(0.02)
+        await listener.close()
+
+
+async def test_a_client_that_takes_nothing_is_sent_away_and_costs_no_memory_any_more(
+    settings: Settings, store: StockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(live, "GOODBYE_SECONDS", 0.1)
+    skus = [f"many-{i}" for i in range(live.MAX_SKUS)]
+    app = application(msgspec.structs.replace(settings, live_pace_seconds=0.01))
+    async with listening(app, "127.0.0.1", 0, stop_timeout=1) as port:
+        stopped = await _stopped(port, skus)
+        hub = app[live.HUB]
+        stock = 0
+        async with asyncio.timeout(60):
+            while not hub._watchers:
+                await asyncio.sleep(0.01)
+            while hub._watchers:
+                stock += 1
+                await asyncio.gather(*(put(store, sku, stock) for sku in skus))
+
+        assert {} == hub._encoded
+        assert settings.live_clients == hub._free
+        stopped.close()
+
+
 async def test_no_frame_is_compressed(client: aiohttp.ClientSession) -> None:
     async with client.ws_connect("/ws/stock?sku=chair", compress=15) as listening:
         assert 0 == listening.compress
