@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 from msgspec import Struct
 
 import shop_contracts
+from shop_contracts import diff
+from shop_contracts.history import current
+from shop_contracts.history import released as released_history
 
 SOURCE = Path(shop_contracts.__file__).parent
 
@@ -683,6 +687,12 @@ def test_a_compatible_change_passes(package: Path, planted: Plant) -> None:
         (change["rule"], change["subject"]) for change in found
     }
     assert planted.rule or [] == [each for each in found if each["verdict"] != "ok"]
+
+
+def test_the_contracts_as_they_stand_break_nothing_that_was_released() -> None:
+    today = datetime.now(UTC).date()
+
+    assert [] == diff.breaking(diff.changes(released_history(), current(), today))
 
 
 def test_there_are_enough_planted_changes() -> None:

@@ -19,7 +19,8 @@ from purger.domain import PLENTY, Shown, keys
 from shop_contracts import topology
 from shop_contracts.envelope import CONTENT_TYPE, Event, encode, new
 from shop_contracts.events.base import Fact
-from shop_contracts.events.catalog import ProductPublishedV1
+from shop_contracts.events.catalog import CategoryChangedV2, ProductPublishedV1
+from shop_contracts.events.catalog.category_changed_v2 import Step
 from shop_contracts.events.catalog.product_published_v1 import Category, Variant
 from shop_contracts.events.stock import PriceChangedV1, StockChangedV1
 from shop_contracts.events.stock.stock_changed_v1 import Cause
@@ -53,6 +54,17 @@ def test_a_burst_about_one_sku_purges_it_once() -> None:
 
 def test_a_price_purges_its_offer() -> None:
     assert {"s-A"} == keys(Shown(), [event(PriceChangedV1(sku="A", prices=[]))])
+
+
+def test_a_category_purges_its_page_and_those_of_the_categories_above_it() -> None:
+    changed = CategoryChangedV2(
+        slug="kitchen--cups",
+        name="Cups",
+        path=[Step(slug="kitchen", name="Kitchen"), Step(slug="kitchen--cups", name="Cups")],
+        position=1,
+    )
+
+    assert {"c-kitchen--cups", "c-kitchen", "nav", "home"} == keys(Shown(), [event(changed)])
 
 
 def test_a_product_purges_its_page_and_every_list_above_it() -> None:

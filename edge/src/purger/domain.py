@@ -10,7 +10,7 @@ from typing import Any
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 from shop_contracts.events.catalog import (
-    CategoryChangedV1,
+    CategoryChangedV2,
     ProductPublishedV1,
     ProductWithdrawnV1,
 )
@@ -62,8 +62,10 @@ def _withdrawn(_: Shown, fact: ProductWithdrawnV1) -> set[str]:
     return {f"p-{fact.product_id}", "home"}
 
 
-def _category(_: Shown, fact: CategoryChangedV1) -> set[str]:
-    return {f"c-{fact.slug}", "nav", "home"}
+def _category(_: Shown, fact: CategoryChangedV2) -> set[str]:
+    # the page of a category lists those below it
+    lists = {f"c-{step.slug}" for step in fact.path if step.slug}
+    return {f"c-{fact.slug}", "nav", "home"} | lists
 
 
 def _stock(shown: Shown, fact: StockChangedV1) -> set[str]:
@@ -77,7 +79,7 @@ def _price(_: Shown, fact: PriceChangedV1) -> set[str]:
 KEYS: dict[type[Fact], Callable[[Shown, Any], set[str]]] = {
     ProductPublishedV1: _published,
     ProductWithdrawnV1: _withdrawn,
-    CategoryChangedV1: _category,
+    CategoryChangedV2: _category,
     StockChangedV1: _stock,
     PriceChangedV1: _price,
 }

@@ -10,7 +10,7 @@ is published again, from the oldest entry on. A crash repeats events; it cannot 
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import NoReturn
 
 from aio_pika.abc import AbstractConnection
@@ -24,6 +24,7 @@ from bus.outbox import Outbox
 from bus.publisher import Publisher
 from shop_contracts import topology
 from shop_contracts.envelope import CONTENT_TYPE, Event, encode
+from shop_contracts.events import EVENTS
 from shop_contracts.events.base import Fact
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ _seconds = meter.create_histogram(
 )
 _depth = meter.create_gauge("shop_outbox_depth", description="events waiting to be published")
 _age = meter.create_gauge("shop_outbox_age_seconds", description="age of the oldest waiting event")
+_sunset = meter.create_gauge(
+    "shop_event_sunset_timestamp_seconds", description="the end of the last day of a major"
+)
 
 BATCH = 500
 STORE_SECONDS = 30
@@ -44,6 +48,7 @@ OBSERVE_SECONDS = 1.0
 async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
     """Publish what is in the outbox for as long as the task lives."""
     observing = asyncio.create_task(_observe(owner, outbox))
+    announce(owner)
     try:
         while True:
             try:
@@ -60,6 +65,14 @@ async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
             await pause()
     finally:
         observing.cancel()
+
+
+def announce(owner: str) -> None:
+    """Tell when the majors end that are to end; whether they are still sent, `published` tells."""
+    for fact in EVENTS[owner]:
+        if fact.SUNSET is not None:
+            end = datetime.combine(fact.SUNSET + timedelta(days=1), time(), UTC)
+            _sunset.set(end.timestamp(), {"type": fact.KEY})
 
 
 async def _lease(connection: AbstractConnection, owner: str) -> None:

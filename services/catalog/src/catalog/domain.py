@@ -18,7 +18,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from feeds import rows
-from shop_contracts.events.catalog import CategoryChangedV1, ProductPublishedV1, ProductWithdrawnV1
+from shop_contracts.events.catalog import CategoryChangedV2, ProductPublishedV1, ProductWithdrawnV1
+from shop_contracts.events.catalog.category_changed_v2 import Step
 from shop_contracts.events.catalog.product_published_v1 import Attribute, Category, Image, Variant
 from shop_contracts.types import LongText, Position, Sku, Slug, Text, Time, Url
 
@@ -157,8 +158,9 @@ def new_category(path: list[str], now: datetime) -> CategoryNode:
     )
 
 
-def category_changed(node: CategoryNode) -> CategoryChangedV1:
-    return CategoryChangedV1(slug=node.slug, name=node.name, path=node.path, position=node.position)
+def category_changed(node: CategoryNode) -> CategoryChangedV2:
+    steps = [Step(slug=category_slug(path), name=path[-1]) for path in above(node.path)]
+    return CategoryChangedV2(slug=node.slug, name=node.name, path=steps, position=node.position)
 
 
 def tree(nodes: Iterable[CategoryNode]) -> list[Tree]:

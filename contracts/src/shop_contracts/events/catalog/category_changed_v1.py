@@ -1,5 +1,6 @@
 """A category is new, renamed or moved; `path` holds the names from the root down to it."""
 
+from datetime import date
 from typing import ClassVar
 
 from shop_contracts.events.base import Fact
@@ -11,6 +12,7 @@ class CategoryChangedV1(Fact, frozen=True, kw_only=True):
 
     KEY: ClassVar[str] = "category.changed.v1"
     SUBJECT: ClassVar[str] = "slug"
+    SUNSET: ClassVar[date | None] = date(2027, 12, 31)
 
     slug: Slug
     name: Text

@@ -43,6 +43,7 @@ from feeds import jobs
 from feeds.jobs import Outcome
 from shop_contracts import envelope
 from shop_contracts.events.base import Fact
+from shop_contracts.majors import sent_as
 
 ATTEMPTS = 20
 MOST_PENDING = 100
@@ -299,7 +300,7 @@ class CatalogStore:
         for path in new:
             node = domain.new_category(path, datetime.now(UTC))
             source = msgspec.to_builtins(node)
-            pend(source, [_event(domain.category_changed(node), node.version)])
+            pend(source, sent_as(_event(domain.category_changed(node), node.version)))
             operations.append(write(self.names.categories, node.slug, source, None))
         await bulk(self._client, operations)
         self._known |= wanted.keys()
