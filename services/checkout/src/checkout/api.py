@@ -306,7 +306,6 @@ ROUTES = [
         summary="For the payment provider: a signed hint that a payment has moved",
         reply=Received,
         problems=(NotFound, BadSignature, Unavailable),
-        max_body=256 * 1024,
         headers={"Stripe-Signature": "t=<seconds>,v1=<HMAC-SHA256 of '<t>.<body>'>"},
     ),
     post(

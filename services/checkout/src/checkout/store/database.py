@@ -8,19 +8,24 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from chassis.problems import Unavailable
-from checkout.store.tables import METADATA
 
 T = TypeVar("T")
 
 TRIES = 4
 DEADLOCK = {1205, 1213}
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATES, MIGRATE_SECONDS = "checkout_migrates", 120
+FIRST = "0001"
 _IMMEDIATE = "checkout_begin_immediate"
 
 
@@ -59,9 +64,15 @@ class Database:
         )
 
     async def migrate(self) -> None:
-        """Create what is missing of the schema."""
+        """Bring the schema up to date. Several at once take turns; a second run changes nothing."""
         async with self._writer.begin() as connection:
-            await connection.run_sync(METADATA.create_all)
+            # SQLite's writers wait for each other; MariaDB commits each change of a table by itself
+            mysql = connection.dialect.name != "sqlite"
+            if mysql:
+                await connection.execute(sa.select(sa.func.get_lock(MIGRATES, MIGRATE_SECONDS)))
+            await connection.run_sync(_upgrade)
+            if mysql:
+                await connection.execute(sa.select(sa.func.release_lock(MIGRATES)))
 
     async def ping(self) -> None:
         """Raise when the database does not answer."""
@@ -96,6 +107,18 @@ class Database:
                     raise
                 raise Unavailable("The database cannot do this now.") from error
         raise AssertionError("the last try returns or raises")
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("version_locations", str(MIGRATIONS / "versions"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    names = sa.inspect(connection).get_table_names()
+    if "orders" in names and "alembic_version" not in names:
+        command.stamp(config, FIRST)  # made before there were versions
+    command.upgrade(config, "head")
 
 
 def _may_pass(error: Exception) -> bool:

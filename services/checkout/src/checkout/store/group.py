@@ -1,8 +1,8 @@
-"""Group commit: what is asked at one time shares one transaction. Knows no table.
+"""Group commit: what is asked at one time shares one transaction, or one query. Knows no table.
 
-A transaction costs the same for one as for fifty: its flush, its round trips, its statements. While
-one runs, the next gathers; nobody waits for a timer. When the shared one cannot be committed as a
-whole, each of its members gets one of its own, so that none fails for another's fault.
+Asking costs the same for one as for fifty: its flush, its round trips, its statements. While one
+runs, the next gathers; nobody waits for a timer. When the shared one fails as a whole, each of its
+members is asked for alone, so that none fails for another's fault.
 """
 
 import asyncio
@@ -30,9 +30,10 @@ class Group(Generic[I, R]):
     alone, after the commit, so that item must have left nothing in the connection.
     """
 
-    def __init__(self, database: Database, work: Work[I, R]) -> None:
+    def __init__(self, database: Database, work: Work[I, R], *, reads: bool = False) -> None:
         self._database = database
         self._work = work
+        self._reads = reads
         self._waiting: deque[tuple[I, asyncio.Future[R]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -57,7 +58,7 @@ class Group(Generic[I, R]):
     async def _together(self, members: Sequence[tuple[I, asyncio.Future[R]]]) -> None:
         items = [item for item, _ in members]
         try:
-            results = await self._database.write(lambda connection: self._work(connection, items))
+            results = await self._done(items)
         except Exception as error:  # noqa: BLE001 - told to whoever it belongs to
             if len(members) > 1:
                 for member in members:
@@ -75,3 +76,9 @@ class Group(Generic[I, R]):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+    async def _done(self, items: Sequence[I]) -> Sequence[R | Exception]:
+        if not self._reads:
+            return await self._database.write(lambda connection: self._work(connection, items))
+        async with self._database.read() as connection:
+            return await self._work(connection, items)

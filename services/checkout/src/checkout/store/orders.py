@@ -151,6 +151,9 @@ class Orders:
     def __init__(self, database: Database, timers: Timers) -> None:
         self._database = database
         self._timers = timers
+        self._replaying: Group[tuple[str, str], Any] = Group(
+            database, _answers, reads=True
+        )
         self._placing: Group[Placing, Accepted] = Group(database, _place)
         self._moving: Group[Meeting, Decision] = Group(database, self._move)
 
@@ -158,12 +161,7 @@ class Orders:
 
     async def replay(self, cart_id: str, key: str, fingerprint: bytes) -> Accepted | None:
         """The answer already given under this key. Raises IdempotencyKeyReused."""
-        table = tables.idempotency.c
-        query = sa.select(table.order_id, table.fingerprint, table.body).where(
-            table.scope == cart_id, table.idem_key == key
-        )
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+        row = await self._replaying.do((cart_id, key))
         if row is None:
             return None
         if row.fingerprint != fingerprint:
@@ -572,6 +570,18 @@ async def _seen(connection: AsyncConnection, events: Sequence[Event[Any]]) -> se
         table.event_id.in_([str(event.meta.id) for event in events]),
     )
     return {(source, event_id) for source, event_id in await connection.execute(query)}
+
+
+async def _answers(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+) -> list[Any | Exception]:
+    """What was answered under each scope and key."""
+    table = tables.idempotency.c
+    query = sa.select(
+        table.scope, table.idem_key, table.order_id, table.fingerprint, table.body
+    ).where(sa.tuple_(table.scope, table.idem_key).in_(set(keys)))
+    rows = {(row.scope, row.idem_key): row for row in await connection.execute(query)}
+    return [rows.get(key) for key in keys]
 
 
 async def _place(

@@ -1,6 +1,6 @@
 """What other services say about SKUs, as far as it prices a cart. Newer replaces older."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from checkout.domain import Offer
 from checkout.store import tables
 from checkout.store.database import Database
+from checkout.store.group import Group
 from shop_contracts.envelope import Event
 from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1
 from shop_contracts.events.stock import PriceChangedV1
@@ -20,26 +21,13 @@ class Projections:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._reading: Group[frozenset[str], dict[str, Offer]] = Group(
+            database, _offers, reads=True
+        )
 
     async def offers(self, skus: Collection[str]) -> dict[str, Offer]:
         """What is known of these SKUs; those that nobody has told us of are missing."""
-        if not skus:
-            return {}
-        offers, products = tables.offers.c, tables.products.c
-        async with self._database.read() as connection:
-            prices = await connection.execute(
-                sa.select(offers.sku, offers.prices).where(offers.sku.in_(skus))
-            )
-            names = await connection.execute(
-                sa.select(products.sku, products.name, products.withdrawn).where(
-                    products.sku.in_(skus)
-                )
-            )
-            known = {sku: Offer(prices=price) for sku, price in prices}
-            for sku, name, withdrawn in names:
-                price = known[sku].prices if sku in known else {}
-                known[sku] = Offer(name=name, prices=price, withdrawn=withdrawn)
-        return known
+        return await self._reading.do(frozenset(skus)) if skus else {}
 
     async def price_changed(self, event: Event[PriceChangedV1]) -> None:
         """Take over the prices for everybody, by currency."""
@@ -117,6 +105,24 @@ class Projections:
             )
 
         await self._database.write(work)
+
+
+async def _offers(
+    connection: AsyncConnection, wanted: Sequence[frozenset[str]]
+) -> list[dict[str, Offer] | Exception]:
+    skus = frozenset().union(*wanted)
+    offers, products = tables.offers.c, tables.products.c
+    prices = await connection.execute(
+        sa.select(offers.sku, offers.prices).where(offers.sku.in_(skus))
+    )
+    known = {sku: Offer(prices=price) for sku, price in prices}
+    names = await connection.execute(
+        sa.select(products.sku, products.name, products.withdrawn).where(products.sku.in_(skus))
+    )
+    for sku, name, withdrawn in names:
+        price = known[sku].prices if sku in known else {}
+        known[sku] = Offer(name=name, prices=price, withdrawn=withdrawn)
+    return [{sku: known[sku] for sku in some if sku in known} for some in wanted]
 
 
 async def _versions(

@@ -1,0 +1,42 @@
+"""The schema's history leads to the tables that the code speaks of, on both databases."""
+
+import asyncio
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from checkout.store import tables
+from checkout.store.database import Database
+
+
+async def test_the_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
+    def differences(connection: sa.Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": False})
+        return list(compare_metadata(context, tables.METADATA))
+
+    async with database.engine.connect() as connection:
+        assert [] == await connection.run_sync(differences)
+
+
+async def test_a_second_migration_changes_nothing_and_several_take_turns(
+    database: Database,
+) -> None:
+    await asyncio.gather(*(database.migrate() for _ in range(3)))
+
+    async with database.read() as connection:
+        assert 1 == len((await connection.execute(sa.text("SELECT * FROM alembic_version"))).all())
+
+
+async def test_a_database_from_before_there_were_versions_is_adopted(database: Database) -> None:
+    async with database.engine.begin() as connection:
+        await connection.execute(sa.text("DROP TABLE alembic_version"))
+        await connection.run_sync(
+            lambda bound: sa.Index("ix_orders_status", tables.orders.c.id).drop(bound)
+        )
+
+    await database.migrate()
+
+    async with database.engine.connect() as connection:
+        found = await connection.run_sync(lambda bound: sa.inspect(bound).get_indexes("orders"))
+    assert "ix_orders_status" in {index["name"] for index in found}
