@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from uuid import uuid4
+from typing import Protocol
+from uuid import UUID, uuid4
 
 import aio_pika
 import pytest
+from redis.asyncio import Redis
 
 from bus import relay, replay
+from bus.redis_stream import RedisOutbox
 from shop_contracts import envelope, majors
 from shop_contracts.envelope import CONTENT_TYPE, Event
 from shop_contracts.events.base import Fact
@@ -43,6 +46,40 @@ def told(slug: str) -> Iterator[Event[Fact]]:
         path = [Step(slug="outdoor", name="Outdoor"), Step(slug=slug, name=f"Tents {version}")]
         since = CategoryChangedV2(slug=slug, name=path[-1].name, path=path, position=1)
         yield from majors.sent_as(envelope.new(since, id=uuid4(), entityversion=version))
+
+
+class Stack(Protocol):
+    redis_stock_url: str
+
+
+def build(fields: dict[str, str]) -> Event[Fact]:
+    data = CategoryChangedV2(
+        slug=fields["slug"], name="Tents", path=[Step(name="Tents")], position=1
+    )
+    return envelope.new(data, id=UUID(fields["id"]), entityversion=1)
+
+
+@pytest.mark.connected
+async def test_an_entry_in_redis_goes_when_both_its_events_are_confirmed(
+    stack: Stack, prefix: str
+) -> None:
+    key = f"{prefix}majors:outbox"
+    async with Redis.from_url(stack.redis_stock_url, decode_responses=True) as redis:
+        await redis.delete(key)
+        outbox = RedisOutbox(redis, key, build)
+        for slug in ("one", "two"):
+            await redis.xadd(key, {"slug": slug, "id": str(uuid4())})
+        entries = await outbox.pending(500)
+        keys = [entry.event.meta.key for entry in entries]
+        again = await outbox.pending(500)
+        left = []
+        for count in range(1, 5):
+            await outbox.settle(entries[count - 1 : count])
+            left.append(await redis.xlen(key))
+
+    assert ["category.changed.v2", "category.changed.v1"] * 2 == keys
+    assert [entry.event.meta.id for entry in entries] == [each.event.meta.id for each in again]
+    assert [2, 1, 1, 0] == left
 
 
 @pytest.mark.connected

@@ -1,7 +1,8 @@
 """The outbox in Redis: a stream that a Lua script appends to in the step that changes the state.
 
 The script writes flat string fields; the owner's `build` makes the event of them, so that JSON is
-written in one place and in one way.
+written in one place and in one way. A fact that is sent in several majors is one entry: it leaves
+the stream when all its events are confirmed.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from redis.asyncio import Redis
 from bus.outbox import Entry
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
+from shop_contracts.majors import sent_as
 
 BLOCK_MILLISECONDS = 1_000
 
@@ -34,10 +36,18 @@ class RedisOutbox:
         entries = cast(
             "list[tuple[str, dict[str, str]]]", await self._redis.xrange(self._key, count=limit)
         )
-        return [Entry(id_, self._build(fields)) for id_, fields in entries]
+        # entries are settled in order, so the last event of a fact carries the fact's entry
+        return [
+            Entry(id_ if event is events[-1] else None, event)
+            for id_, fields in entries
+            if (events := sent_as(self._build(fields)))
+            for event in events
+        ]
 
     async def settle(self, entries: Sequence[Entry]) -> None:
-        await self._redis.xdel(self._key, *(entry.ref for entry in entries))
+        done = [entry.ref for entry in entries if entry.ref is not None]
+        if done:
+            await self._redis.xdel(self._key, *done)
 
     async def waiting(self) -> tuple[int, datetime | None]:
         depth = int(await self._redis.xlen(self._key))
