@@ -5,7 +5,9 @@
 
 import argparse
 import asyncio
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,6 +29,11 @@ from shop.stack import Stack
 PEERS = Path(__file__).parent / "peers"
 SKUS = 1_000
 START_SECONDS = 30
+WIDE = 130
+FRAGMENT = "/fragments/nav"
+ESI = (
+    """sub vcl_backend_response { set beresp.do_esi = (beresp.http.Surrogate-Control ~ "ESI"); }"""
+)
 
 
 def free_port() -> int:
@@ -36,11 +43,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*command: str, port: int, env: dict[str, str] | None = None) -> Iterator[int]:
+def running(
+    *command: str, port: int, log: Path, env: dict[str, str] | None = None
+) -> Iterator[int]:
     """A process that listens on the port; its pid."""
-    process = subprocess.Popen(
-        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL
-    )
+    with log.open("wb") as output:
+        # the kernel shares processors among sessions, and each process of ours has its own
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **(env or {})},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -48,7 +63,7 @@ def running(*command: str, port: int, env: dict[str, str] | None = None) -> Iter
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"did not start: {' '.join(command)}")
+                raise RuntimeError(f"did not start, see {log}: {' '.join(command)}")
             time.sleep(0.1)
         yield process.pid
     finally:
@@ -89,6 +104,21 @@ async def seed(stack: Stack, client: ShopClient) -> str:
     return f"/p/{(await client.found(sku))[0]['slug']}"
 
 
+async def objects(stack: Stack, client: ShopClient, path: str) -> dict[str, str]:
+    """The page as its origin sends it and the fragments that it includes, by path."""
+    services = {"/fragments/products/": "stock"}
+    found: dict[str, str] = {}
+    ahead = [path]
+    while ahead:
+        wanted = ahead.pop()
+        service = next((s for start, s in services.items() if wanted.startswith(start)), "catalog")
+        async with client.http.get(stack.profile.url(service, path=wanted)) as answer:
+            answer.raise_for_status()
+            found[wanted] = await answer.text()
+        ahead += re.findall(r'<esi:include src="([^"]+)"', found[wanted])
+    return found
+
+
 async def backlog(stack: Stack) -> tuple[int, float]:
     """How many events wait now, and how long until none does."""
     async with Redis.from_url(servers.admin_redis(stack.profile, "redis-stock")) as redis:
@@ -100,7 +130,8 @@ async def backlog(stack: Stack) -> tuple[int, float]:
 
 
 async def main(rounds: int, seconds: int) -> None:
-    console = Console()
+    # a table without a terminal would be cut to 80 columns
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     stack = Stack.open("bench", mariadb=False)
     folder = peers_folder(stack.profile.var)
     was_up = stack.up()
@@ -111,17 +142,21 @@ async def main(rounds: int, seconds: int) -> None:
         pids = {state.name: state.pid for state in stack.status() if state.pid}
         async with ShopClient.open(stack.profile) as client:
             path = await seed(stack, client)
-            async with client.http.get(client.edge + path) as answer:
-                page = folder / "page.html"
-                page.write_bytes(await answer.read())
+            page = folder / "objects.json"
+            page.write_text(json.dumps(await objects(stack, client, path)))
             key = client.admin["Authorization"]
 
         gateway, hello, origin, varnish = (free_port() for _ in range(4))
+        log = stack.profile.folder("log")
+        (folder / "stock.vcl").write_text(
+            f'vcl 4.1; backend default {{ .host = "127.0.0.1"; .port = "{origin}"; }} {ESI}'
+        )
         node = exits.enter_context(
             running(
                 "node",
                 str(folder / "gateway.js"),
                 port=gateway,
+                log=log / "peer-gateway.log",
                 env={
                     "PORT": str(gateway),
                     "REDIS_URL": servers.admin_redis(stack.profile, "redis-stock"),
@@ -130,16 +165,25 @@ async def main(rounds: int, seconds: int) -> None:
             )
         )
         bare = exits.enter_context(
-            running(sys.executable, str(PEERS / "hello.py"), str(hello), port=hello)
-        )
-        exits.enter_context(
-            running(sys.executable, str(PEERS / "origin.py"), str(origin), str(page), port=origin)
+            running(
+                *(sys.executable, str(PEERS / "hello.py"), str(hello)),
+                port=hello,
+                log=log / "peer-hello.log",
+            )
         )
         exits.enter_context(
             running(
+                *(sys.executable, str(PEERS / "origin.py"), str(origin), str(page)),
+                port=origin,
+                log=log / "peer-origin.log",
+            )
+        )
+        cache = exits.enter_context(
+            running(
                 *("varnishd", "-F", "-n", str(folder / "varnish"), "-s", "malloc,64m"),
-                *("-a", f"127.0.0.1:{varnish}", "-b", f"127.0.0.1:{origin}"),
+                *("-a", f"127.0.0.1:{varnish}", "-f", str(folder / "stock.vcl")),
                 port=varnish,
+                log=log / "peer-varnish.log",
             )
         )
 
@@ -189,10 +233,19 @@ async def main(rounds: int, seconds: int) -> None:
             **run,
         )
         waiting, drained = await backlog(stack)
+        ours, peers = stack.profile.url("varnish"), f"http://127.0.0.1:{varnish}"
+        fragments = await interleave(
+            [
+                Candidate("our cached fragment", ours + FRAGMENT, pids=(pids["varnish"],)),
+                Candidate("stock Varnish, same object", peers + FRAGMENT, pids=(cache,)),
+            ],
+            console,
+            **run,
+        )
         pages = await interleave(
             [
-                Candidate("our cached page (Varnish, ESI)", stack.profile.url("varnish") + path),
-                Candidate("stock Varnish, same page", f"http://127.0.0.1:{varnish}{path}"),
+                Candidate("our cached page with its ESI", ours + path, pids=(pids["varnish"],)),
+                Candidate("stock Varnish, same objects", peers + path, pids=(cache,)),
             ],
             console,
             **run,
@@ -201,12 +254,14 @@ async def main(rounds: int, seconds: int) -> None:
     show("GET stock, one process each", gets, console)
     show("PUT stock with its event, one process each", puts, console)
     console.print(f"after the last round {waiting} events waited, for {drained:.2f} s")
-    show("A cached page", pages, console)
+    show("A cached object", fragments, console)
+    show("A cached page of several objects", pages, console)
     ratio(console, "GET stock", gets[0], gets[1], 2.5)
     ratio(console, "GET stock", gets[0], gets[2], 0.7)
     ratio(console, "PUT stock", puts[0], puts[1], 2.0)
     ratio(console, "PUT stock", puts[0], puts[2], 15.0)
-    ratio(console, "cached page", pages[0], pages[1], 0.9)
+    ratio(console, "cached object", fragments[0], fragments[1], 0.9)
+    ratio(console, "cached page with ESI", pages[0], pages[1], 0.8)
 
 
 if __name__ == "__main__":

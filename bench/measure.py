@@ -166,6 +166,8 @@ def _median(loads: Sequence[Load], value: Callable[[Load], float]) -> float:
 def ratio(console: Console, path: str, ours: Result, peer: Result, bar: float) -> None:
     """The line to quote."""
     times = ours.rate / peer.rate
-    console.print(
-        f"{path}: [bold]{times:.2f}x[/bold] of {peer.candidate.name} (to reach: {bar:.2f}x)"
-    )
+    line = f"{path}: [bold]{times:.2f}x[/bold] of {peer.candidate.name} (to reach: {bar:.2f}x)"
+    if ours.candidate.pids and peer.candidate.pids:
+        cheaper = statistics.median(peer.cpu_us) / max(statistics.median(ours.cpu_us), 1e-9)
+        line += f"; by CPU of our processes per request {cheaper:.2f}x"
+    console.print(line, highlight=False, soft_wrap=True)

@@ -1,17 +1,20 @@
-"""Serves one page from memory as cacheable: the origin behind the stock Varnish."""
+"""Serves a page and its fragments from memory as cacheable: the origin of the stock Varnish."""
 
+import json
 import sys
 from pathlib import Path
 
 from aiohttp import web
 
-PAGE = Path(sys.argv[2]).read_bytes()
+OBJECTS: dict[str, str] = json.loads(Path(sys.argv[2]).read_bytes())
 
 
-async def page(_: web.Request) -> web.Response:
-    return web.Response(
-        body=PAGE, content_type="text/html", headers={"Cache-Control": "public, max-age=3600"}
-    )
+async def page(request: web.Request) -> web.Response:
+    text = OBJECTS[request.path]
+    headers = {"Cache-Control": "public, max-age=3600"}
+    if "<esi:" in text:
+        headers["Surrogate-Control"] = 'content="ESI/1.0"'
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 if __name__ == "__main__":
