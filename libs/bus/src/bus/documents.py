@@ -13,6 +13,7 @@ from typing import Any
 
 from elasticsearch import AsyncElasticsearch
 
+from bus import failpoints
 from bus.outbox import Entry
 from shop_contracts.envelope import Event, decode, encode
 from shop_contracts.events.base import Fact
@@ -103,6 +104,7 @@ class ElasticOutbox:
                 ]
             if not operations:
                 return
+            failpoints.reach("outbox.documents.settling")
             answer = await self._client.bulk(operations=operations)
             conflicts = {
                 (item["index"]["_index"], item["index"]["_id"])

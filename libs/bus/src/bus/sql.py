@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from bus import failpoints
 from bus.outbox import Entry
 from shop_contracts.envelope import Event, decode, encode
 from shop_contracts.events.base import Fact
@@ -74,6 +75,33 @@ async def first_time(
     return True
 
 
+async def unseen(
+    connection: AsyncConnection, inbox: sa.Table, consumer: str, events: Sequence[Event[Any]]
+) -> list[Event[Any]]:
+    """As `first_time` for many at once: mark them as seen, and return those that were not.
+
+    Raises `IntegrityError` when another transaction marks one of them meanwhile.
+    """
+    fresh: dict[tuple[str, str], Event[Any]] = {}
+    for event in events:
+        fresh.setdefault((event.meta.source, str(event.meta.id)), event)
+    known = sa.select(inbox.c.source, inbox.c.event_id).where(
+        inbox.c.consumer == consumer, inbox.c.event_id.in_([id_ for _, id_ in fresh])
+    )
+    for row in await connection.execute(known):
+        fresh.pop((row.source, row.event_id), None)
+    if fresh:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        await connection.execute(
+            sa.insert(inbox),
+            [
+                {"consumer": consumer, "source": source, "event_id": id_, "received_at": now}
+                for source, id_ in fresh
+            ],
+        )
+    return list(fresh.values())
+
+
 class SqlOutbox:
     """The rows of an outbox table."""
 
@@ -102,6 +130,7 @@ class SqlOutbox:
                     self._table.c.seq.in_([entry.ref for entry in entries])
                 )
             )
+            failpoints.reach("outbox.sql.settling")
 
     async def waiting(self) -> tuple[int, datetime | None]:
         oldest = sa.select(self._table.c.body).order_by(self._table.c.seq).limit(1)

@@ -185,6 +185,7 @@ class Subscription:
         # a dead channel's queue is read by nobody
         if parts and not self._channel.is_closed:
             await self._channel.write_queue.put(ChannelFrame(b"".join(parts), False, written))
+            failpoints.reach(f"{self.queue}.after_ack")
             return True
         return False
 
