@@ -91,7 +91,7 @@ async def post_webhook(request: web.Request) -> web.Response:
         fault: Fault = {"pointer": "/url", "code": "not-allowed", "detail": str(error)}
         raise UrlNotAllowed(errors=[fault]) from error
     webhook, secret = await request.app[BOOK].register(new.url, new.types)
-    return reply(Registered(webhook=webhook, secret=secret), status=201 if secret else 200)
+    return reply(Registered(webhook=webhook, secret=secret))
 
 
 async def list_webhooks(request: web.Request) -> web.Response:
@@ -172,7 +172,6 @@ def routes(prefix: str, scope: str) -> list[Route]:
             "Register a webhook",
             body=NewWebhook,
             reply=Registered,
-            status=201,
             problems=(UrlNotAllowed,),
         ),
         here(get, prefix, list_webhooks, "All webhooks", reply=Webhooks),
