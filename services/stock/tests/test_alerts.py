@@ -24,7 +24,7 @@ from standardwebhooks import Webhook
 from chassis.database import database
 from chassis.http.server import listening
 from stock.app import application
-from stock.domain import Action, Adjust, PriceEntry
+from stock.domain import Action, Adjust
 from stock.settings import Settings
 from stock.store import StockStore
 from stock.waiting import METADATA, alerts
@@ -78,6 +78,12 @@ async def put(store: StockStore, sku: str, stock: int) -> None:
     await store.adjust(sku, Adjust(stock=stock, action=Action.SET))
 
 
+async def price(client: aiohttp.ClientSession, sku: str, minor: int) -> None:
+    prices = {"prices": [{"currency": "EUR", "amount_minor": minor}]}
+    async with client.put(f"/products/{sku}/prices", json=prices, headers=KEY) as response:
+        assert 200 == response.status
+
+
 async def ids(config: Settings) -> list[str]:
     async with database(config.database_url) as sql, sql.read() as connection:
         return [str(id_) for id_ in await connection.scalars(sa.select(alerts.c.id))]
@@ -96,7 +102,7 @@ async def test_there_is_nothing_to_wait_for_where_it_is_so_already(
     client: aiohttp.ClientSession, store: StockStore
 ) -> None:
     await put(store, "chair", 3)
-    await store.set_prices("chair", [PriceEntry(currency="EUR", amount_minor=999)])
+    await price(client, "chair", 999)
 
     status, problem = await post(client, BACK | ADA)
     assert (409, 3) == (status, problem["available"])
@@ -265,7 +271,7 @@ async def test_units_that_come_back_are_told_to_as_many_as_they_are_and_a_price_
         await until(config, "We will tell you", 6)
         await put(store, "stool", 3)
         first = await until(config, "stool is back", 2)
-        await store.set_prices("stool", [PriceEntry(currency="EUR", amount_minor=750)])
+        await price(client, "stool", 750)
         (cheap,) = await until(config, "costs €7.50 now", 1)
         await put(store, "stool", 0)
         await put(store, "stool", 2)
