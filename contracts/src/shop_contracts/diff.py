@@ -77,10 +77,13 @@ def changes(was: Baseline, now: Mapping[str, Document], today: date) -> list[Cha
         if not releases and subject in BY_KEY:
             found.append(Change(subject, "", "", "event-added", f"{subject} is new"))
         compare = _topology if subject == TOPOLOGY else _schema
+        newest = [*releases][-1:]
+        # what was allowed and released already is no news
         since_last = {
             (change.pointer, change.rule): change
             for label, old in releases.items()
             for change in compare(subject, label, old, document)
+            if label in newest or change.verdict == "break"
         }
         found += since_last.values()
         versioned = subject in BY_KEY and releases and _is_version(next(iter(releases)))
