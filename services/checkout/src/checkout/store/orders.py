@@ -60,6 +60,8 @@ _alarms = metrics.get_meter(__name__).create_counter(
 )
 
 CONSUMER = "checkout"
+PAYMENTS = "payments"
+"""The source of webhooks, in the inbox."""
 KEPT = timedelta(days=30)
 """How long an Idempotency-Key is remembered."""
 HINT = timedelta(seconds=1)
@@ -151,9 +153,8 @@ class Orders:
     def __init__(self, database: Database, timers: Timers) -> None:
         self._database = database
         self._timers = timers
-        self._replaying: Group[tuple[str, str], Any] = Group(
-            database, _answers, reads=True
-        )
+        self._replaying: Group[tuple[str, str], Any] = Group(database, _answers, reads=True)
+        self._noticing: Group[tuple[str, str], bool] = Group(database, _notice)
         self._placing: Group[Placing, Accepted] = Group(database, _place)
         self._moving: Group[Meeting, Decision] = Group(database, self._move)
 
@@ -340,10 +341,10 @@ class Orders:
 
         async def work(connection: AsyncConnection) -> list[Ask]:
             claimed = [(row.order_id, row.op) for row in await connection.execute(due)]
-            for order_id, op in claimed:
+            if claimed:
                 await connection.execute(
                     sa.update(table)
-                    .where(table.c.order_id == order_id, table.c.op == op)
+                    .where(sa.tuple_(table.c.order_id, table.c.op).in_(claimed))
                     .values(
                         state=Asked.SENT.value, attempt=table.c.attempt + 1, next_at=now + lease
                     )
@@ -362,28 +363,11 @@ class Orders:
         return await self._database.write(work)
 
     async def hurry(self, notice_id: str, key: str) -> bool:
-        """Ask soon what became of an operation that was sent; a notice counts once.
+        """Ask soon what became of an operation that was sent; False where the notice is known.
 
         What the notice says is not believed: it may be late, doubled or out of order.
         """
-        table, now = tables.payments, datetime.now(UTC)
-        soon = now + HINT
-
-        async def work(connection: AsyncConnection) -> bool:
-            if not await _first_notice(connection, notice_id, now):
-                return False
-            hurried = await connection.execute(
-                sa.update(table)
-                .where(
-                    table.c.psp_key == key,
-                    table.c.state == Asked.SENT.value,
-                    table.c.next_at > soon,
-                )
-                .values(next_at=soon)
-            )
-            return hurried.rowcount == 1
-
-        return await self._database.write(work)
+        return await self._noticing.do((str(envelope.derived_id("payments", notice_id)), key))
 
     async def later(self, ask: Ask, pause: timedelta) -> None:
         """Ask again after `pause`: the provider gave no answer."""
@@ -410,19 +394,49 @@ class Orders:
         _raise_alarm(ask.order_id, await self._moving.do(meeting))
 
 
-async def _first_notice(connection: AsyncConnection, notice_id: str, now: datetime) -> bool:
-    values = {
-        "consumer": CONSUMER,
-        "source": "payments",
-        "event_id": str(envelope.derived_id("payments", notice_id)),
-        "received_at": now.replace(tzinfo=None),
-    }
-    try:
-        async with connection.begin_nested():
-            await connection.execute(sa.insert(tables.inbox).values(**values))
-    except IntegrityError:
-        return False
-    return True
+async def _notice(
+    connection: AsyncConnection, notices: Sequence[tuple[str, str]]
+) -> list[bool | Exception]:
+    """Make the operations due that notices are about; each notice counts once."""
+    inbox, payments, now = tables.inbox, tables.payments, datetime.now(UTC)
+    known = set(
+        await connection.scalars(
+            sa.select(inbox.c.event_id).where(
+                inbox.c.consumer == CONSUMER,
+                inbox.c.source == PAYMENTS,
+                inbox.c.event_id.in_({id_ for id_, _ in notices}),
+            )
+        )
+    )
+    first: list[bool | Exception] = []
+    fresh: dict[str, str] = {}
+    for id_, key in notices:
+        first.append(id_ not in known and id_ not in fresh)
+        if first[-1]:
+            fresh[id_] = key
+    if fresh:
+        await connection.execute(
+            sa.insert(inbox),
+            [
+                {
+                    "consumer": CONSUMER,
+                    "source": PAYMENTS,
+                    "event_id": id_,
+                    "received_at": now.replace(tzinfo=None),
+                }
+                for id_ in fresh
+            ],
+        )
+        await connection.execute(
+            sa.update(payments)
+            .where(
+                payments.c.psp_key.in_(set(fresh.values())),
+                payments.c.state == Asked.SENT.value,
+                payments.c.next_at > now + HINT,
+            )
+            .values(next_at=now + HINT)
+        )
+    return first
 
 
 def _raise_alarm(order_id: UUID, decision: Decision) -> None:
