@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from measure import Candidate, interleave, ratio, show
@@ -189,9 +190,15 @@ async def main(rounds: int, seconds: int) -> None:
 
         api = stack.profile.url("stock")
         stock = "/products/SKU/stock"
-        run = {"rounds": rounds, "seconds": seconds, "env": {"BENCH_AUTHORIZATION": key}}
+        measured = partial(
+            interleave,
+            console=console,
+            rounds=rounds,
+            seconds=seconds,
+            env={"BENCH_AUTHORIZATION": key},
+        )
 
-        gets = await interleave(
+        gets = await measured(
             [
                 Candidate("our GET stock", api + stock, "get_stock.lua", (pids["stock-api"],)),
                 Candidate(
@@ -201,11 +208,9 @@ async def main(rounds: int, seconds: int) -> None:
                     (node,),
                 ),
                 Candidate("aiohttp hello", f"http://127.0.0.1:{hello}/hello", None, (bare,)),
-            ],
-            console,
-            **run,
+            ]
         )
-        puts = await interleave(
+        puts = await measured(
             [
                 Candidate(
                     "our PUT stock",
@@ -228,27 +233,21 @@ async def main(rounds: int, seconds: int) -> None:
                     (node,),
                     "transient, unconfirmed",
                 ),
-            ],
-            console,
-            **run,
+            ]
         )
         waiting, drained = await backlog(stack)
         ours, peers = stack.profile.url("varnish"), f"http://127.0.0.1:{varnish}"
-        fragments = await interleave(
+        fragments = await measured(
             [
                 Candidate("our cached fragment", ours + FRAGMENT, pids=(pids["varnish"],)),
                 Candidate("stock Varnish, same object", peers + FRAGMENT, pids=(cache,)),
-            ],
-            console,
-            **run,
+            ]
         )
-        pages = await interleave(
+        pages = await measured(
             [
                 Candidate("our cached page with its ESI", ours + path, pids=(pids["varnish"],)),
                 Candidate("stock Varnish, same objects", peers + path, pids=(cache,)),
-            ],
-            console,
-            **run,
+            ]
         )
 
     show("GET stock, one process each", gets, console)
