@@ -1,4 +1,4 @@
-"""The pure rules: merging lines, prices as flat text, labels, outbox entries as events."""
+"""The pure rules: merging lines, labels, outbox entries as events."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -14,24 +14,10 @@ from shop_contracts.events.stock import (
     StockChangedV1,
 )
 from shop_contracts.types import Line, Shortage
-from stock.domain import (
-    MAX_LINES,
-    PriceEntry,
-    TooManyLines,
-    build,
-    duplicates,
-    flat_prices,
-    label,
-    merged,
-    read_prices,
-    shown_price,
-)
+from stock.domain import MAX_LINES, TooManyLines, build, label, merged
 
 ORDER = "0197a000-0000-7000-8000-000000000001"
 EVENT = "0197a000-0000-7000-8000-000000000002"
-EURO = PriceEntry(currency="EUR", amount_minor=1999, list_minor=2499)
-YEN = PriceEntry(currency="JPY", amount_minor=3000)
-DOZEN = PriceEntry(currency="EUR", amount_minor=1500, group="trade", min_qty=12)
 
 
 def entry(kind: str, **fields: str) -> dict[str, str]:
@@ -55,25 +41,6 @@ def test_lines_of_one_sku_are_summed_and_sorted() -> None:
 def test_an_order_with_too_many_skus_is_refused() -> None:
     with pytest.raises(TooManyLines):
         merged((f"s{i}", 1) for i in range(MAX_LINES + 1))
-
-
-def test_prices_survive_their_flat_text() -> None:
-    prices = [EURO, DOZEN, YEN]
-
-    assert prices == read_prices(";".join(reversed(flat_prices(prices))))
-    assert [] == read_prices("")
-
-
-def test_a_second_price_for_the_same_buyers_is_a_duplicate() -> None:
-
-    assert [2] == duplicates([EURO, YEN, PriceEntry(currency="EUR", amount_minor=1)])
-
-
-def test_the_shown_price_is_the_one_for_everybody() -> None:
-
-    assert EURO == shown_price([DOZEN, YEN, EURO], "EUR")
-    assert YEN == shown_price([DOZEN, YEN], "EUR")
-    assert shown_price([DOZEN], "EUR") is None
 
 
 @pytest.mark.parametrize(

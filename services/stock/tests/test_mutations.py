@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-import stock.store
+import stock.slots
 from stock.app import connect
 from stock.settings import Settings
 from stock.store import StockStore
 
 pytestmark = pytest.mark.connected
 
-SCRIPTS = ("step", "adjust", "reserve", "finish", "price")
+SCRIPTS = ("step", "adjust", "reserve", "hold", "extend", "finish", "price", "threshold")
 MUTANT_SECONDS = 5  # a mutant may ask for the same step again and again
 NOTHING = "local function nothing() end\n"
 EQUIVALENT: dict[str, str] = {
@@ -134,11 +134,11 @@ async def survivors(kinds: str, redis_server: Any, monkeypatch: pytest.MonkeyPat
 
         return script_text
 
-    monkeypatch.setattr(stock.store, "script_text", text_with("step", whole["step"]))
+    monkeypatch.setattr(stock.slots, "script_text", text_with("step", whole["step"]))
     assert await first_red(server.url) is None
     left = []
     for script, name, text in mutants(kinds):
-        monkeypatch.setattr(stock.store, "script_text", text_with(script, text))
+        monkeypatch.setattr(stock.slots, "script_text", text_with(script, text))
         if await first_red(server.url) is None and name not in EQUIVALENT:
             left.append(name)
     return left

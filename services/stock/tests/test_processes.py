@@ -78,7 +78,7 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
             await changing
             await until(CHANGES)
             async with asyncio.timeout(30):
-                while await redis.xlen(store.outbox):
+                while await redis.xlen(store.slots[0].outbox):
                     await asyncio.sleep(0.05)
             relay.terminate()
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,13 +17,27 @@ from redis.asyncio import Redis
 from chassis.problems import Unavailable
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
+from shop_contracts.events.stock import PriceChangedV1
 from stock.app import connect
-from stock.domain import Action, Adjust, Level, Movement, PriceEntry, build
+from stock.domain import Action, Adjust, Level, Movement, build
+from stock.prices import PriceEntry, moment
 from stock.settings import Settings
-from stock.store import InsufficientStock, KeyReused, Offer, StockStore, TooManyUnits, UnknownSku
+from stock.store import (
+    HoldOver,
+    HoldTaken,
+    InsufficientStock,
+    KeyReused,
+    Offer,
+    StockStore,
+    TooManyUnits,
+    UnknownHold,
+    UnknownSku,
+)
 
 pytestmark = pytest.mark.connected
 
+HOUR = timedelta(hours=1)
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 KEY = "a-key-of-sixteen-or-more"
 
 
@@ -42,7 +57,7 @@ async def numbers(store: StockStore, sku: str) -> tuple[int, int, int]:
 
 
 async def events(redis: Any, store: StockStore) -> list[Event[Fact]]:
-    return [build(fields) for _, fields in await redis.xrange(store.outbox)]
+    return [build(fields) for _, fields in await redis.xrange(store.slots[0].outbox)]
 
 
 async def told(redis: Redis, store: StockStore) -> list[str]:
@@ -59,6 +74,12 @@ async def let_pass(redis: Any, settings: Settings, order: UUID) -> None:
     slot = f"{settings.key_prefix}{{s0}}:"
     await redis.hset(f"{slot}r:{order}", "exp", "1")
     await redis.zadd(f"{slot}exp", {str(order): 1})
+
+
+async def let_pass_cart(redis: Any, settings: Settings, cart: UUID) -> None:
+    slot = f"{settings.key_prefix}{{s0}}:"
+    await redis.hset(f"{slot}r:cart:{cart}", "exp", "1")
+    await redis.zadd(f"{slot}exp", {f"cart:{cart}": 1})
 
 
 # --- adjust
@@ -536,7 +557,9 @@ async def test_a_hold_ends_when_its_time_is_over(
         await state(redis, settings, over),
         await state(redis, settings, running),
     )
-    assert ["stock.changed.v1", "reservation.expired.v1"] == (await told(redis, store))[-2:]
+    assert ["stock.changed.v1", "stock.came_back.v1", "reservation.expired.v1"] == (
+        await told(redis, store)
+    )[-3:]
 
 
 async def test_a_hold_is_not_ended_on_the_word_of_the_index_alone(
@@ -697,6 +720,362 @@ async def test_an_offer_below_what_is_reserved_is_short(store: StockStore) -> No
     assert ["short"] == await store.put_offers([Offer(sku="chair", stock=2)])
 
     assert (2, 3) == (await numbers(store, "chair"))[:2]
+
+
+def planned(amount: int, begin: datetime | None, end: datetime | None = None) -> PriceEntry:
+    return PriceEntry(currency="EUR", amount_minor=amount, valid_from=begin, valid_until=end)
+
+
+async def test_a_boundary_is_turned_and_told_once_however_many_see_it(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    await store.set_prices("chair", [planned(100, None), planned(90, later, later + HOUR)])
+    assert 0 == await store.turn_due()
+    first = (await events(redis, store))[0].data
+    # As if the hour had passed: the text of the plan, and its place among the boundaries.
+    earlier = int((later - 2 * HOUR).timestamp() * 1000)
+    slot = f"{settings.key_prefix}{{s0}}:"
+    plan = f"EUR::1:100:;EUR::1:90::{earlier}:{earlier + 2 * 3_600_000}::"
+    await redis.hset(f"{slot}price:chair", "plan", plan)
+    await redis.zadd(f"{slot}bounds", {"chair": earlier})
+
+    turned = await asyncio.gather(*(store.turn_due() for _ in range(8)))
+
+    assert 1 == sum(turned)
+    last = (await events(redis, store))[-1]
+    assert 2 == last.meta.entityversion
+    assert isinstance(first, PriceChangedV1)
+    assert isinstance(last.data, PriceChangedV1)
+    assert ([100], [90]) == tuple(
+        [price.amount_minor for price in data.prices] for data in (first, last.data)
+    )
+    assert first.valid_until == later.replace(microsecond=later.microsecond // 1000 * 1000)
+    assert moment(earlier + 2 * 3_600_000) == last.data.valid_until
+    assert 2 == len(await told(redis, store))
+    assert [("chair", float(earlier + 2 * 3_600_000))] == await redis.zrange(
+        f"{slot}bounds", 0, -1, withscores=True
+    )
+
+
+async def test_boundaries_that_passed_while_nobody_was_awake_are_one_change(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await store.set_prices("chair", [planned(100, None), planned(90, FAR)])
+    slot = f"{settings.key_prefix}{{s0}}:"
+    plan = "EUR::1:100:;EUR::1:90::1000:2000::;EUR::1:80::2000:::"
+    await redis.hset(f"{slot}price:chair", "plan", plan)
+    await redis.zadd(f"{slot}bounds", {"chair": 1000})
+
+    assert 1 == await store.turn_due()
+    assert 0 == await store.turn_due()
+
+    data = (await events(redis, store))[-1].data
+    assert isinstance(data, PriceChangedV1)
+    assert [80] == [price.amount_minor for price in data.prices]
+    assert data.valid_until is None
+    assert 0 == await redis.zcard(f"{slot}bounds")
+
+
+async def test_a_price_begins_by_itself_for_whoever_asks(store: StockStore) -> None:
+    now = datetime.now(UTC)
+    await store.set_prices(
+        "chair", [planned(100, None), planned(90, now + HOUR, now + 2 * HOUR), planned(80, FAR)]
+    )
+
+    async def at(when: datetime | None) -> list[int]:
+        return [p.amount_minor for p in (await store.prices(["chair"], when))[0].prices]
+
+    assert [100] == await at(None)
+    assert [90] == await at(now + HOUR)
+    assert [100] == await at(now + 2 * HOUR)
+    assert [80] == await at(FAR)
+    assert [100, 90, 80] == [p.amount_minor for p in (await store.plan("chair")).prices]
+
+
+async def test_edits_of_one_sku_in_one_batch_follow_each_other(
+    store: StockStore, redis: Redis
+) -> None:
+    euro = PriceEntry(currency="EUR", amount_minor=100)
+    yen = PriceEntry(currency="JPY", amount_minor=9)
+
+    changes = await store.edit_prices(
+        [
+            ("a", "merge", [euro]),
+            ("a", "merge", [yen]),
+            ("b", "merge", [yen]),
+            ("a", "merge", [yen]),
+        ]
+    )
+
+    assert ["created", "updated", "created", "unchanged"] == changes
+    assert [euro, yen] == (await store.plan("a")).prices
+    assert 3 == len(await told(redis, store))
+
+
+async def test_two_edits_at_once_lose_neither(store: StockStore) -> None:
+    await asyncio.gather(
+        *(
+            store.edit_prices(
+                [("a", "merge", [PriceEntry(currency="EUR", amount_minor=n, min_qty=n)])]
+            )
+            for n in range(1, 21)
+        )
+    )
+
+    assert list(range(1, 21)) == [p.amount_minor for p in (await store.plan("a")).prices]
+
+
+# --- what runs low, and what comes back
+
+
+async def test_a_sku_runs_low_once_when_it_crosses_its_threshold(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=10)
+    level = await store.set_threshold("chair", 5)
+    assert 5 == level.low_stock_threshold
+    for stock in (6, 5, 3, 9, 4):
+        await store.adjust("chair", put(Action.SET, stock))
+    await store.set_threshold("chair", None)
+    for stock in (9, 1):
+        await store.adjust("chair", put(Action.SET, stock))
+
+    low = [event for event in await events(redis, store) if "ran_low" in event.meta.key]
+    assert [(5, 5, 3), (4, 5, 6)] == [
+        (event.data.available, event.data.threshold, event.meta.entityversion)  # type: ignore[attr-defined]  # a StockRanLowV1
+        for event in low
+    ]
+    ids = [event.meta.id for event in await events(redis, store)]
+    assert len(ids) == len(set(ids))
+
+
+async def test_a_threshold_of_an_unknown_sku_is_refused(store: StockStore) -> None:
+    with pytest.raises(UnknownSku):
+        await store.set_threshold("chair", 5)
+
+
+async def test_a_threshold_that_stands_leaves_no_trace(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=10)
+    for units in (5, 5, None, None):
+        await store.set_threshold("chair", units)
+
+    assert (await store.level("chair")).low_stock_threshold is None
+    assert 3 == await redis.xlen(f"{settings.key_prefix}{{s0}}:ledger")
+
+
+async def test_units_that_come_back_are_told_by_whatever_cause(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=1)
+    order, over = uuid4(), uuid4()
+    await store.reserve(order, [("chair", 1)], uuid4())
+    await store.finish("release", order, [("chair", 1)], uuid4())
+    await store.reserve(over, [("chair", 1)], uuid4())
+    await let_pass(redis, settings, over)
+    await store.expire_due()
+    await store.adjust("chair", put(Action.DECREMENT, 1))
+    await store.adjust("chair", put(Action.INCREMENT, 3))
+    await store.adjust("chair", put(Action.INCREMENT, 3))
+
+    back = [event for event in await events(redis, store) if "came_back" in event.meta.key]
+    assert [1, 1, 3] == [event.data.available for event in back]  # type: ignore[attr-defined]  # a StockCameBackV1
+
+
+# --- reservations of carts
+
+
+async def test_a_cart_holds_all_lines_or_none(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=5, table=1)
+    cart = uuid4()
+
+    with pytest.raises(InsufficientStock) as refused:
+        await store.hold(cart, [("chair", 1), ("table", 2), ("sofa", 1)])
+    held = await store.hold(cart, [("chair", 2), ("chair", 1), ("table", 1)])
+
+    assert {
+        "lines": [
+            {"sku": "sofa", "requested": 1, "available": 0},
+            {"sku": "table", "requested": 2, "available": 1},
+        ]
+    } == refused.value.extensions
+    assert (2, 3, 2) == await numbers(store, "chair")
+    assert held == await store.reservation(cart)
+    assert "held" == held.state
+    # a cart is no order: nothing but the levels is told of it
+    assert ["stock.changed.v1"] * 4 == await told(redis, store)
+    assert [None, None] == [event.meta.correlationid for event in (await events(redis, store))[2:]]
+
+
+async def test_a_cart_that_holds_again_gives_up_what_it_held(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=5, table=3)
+    cart = uuid4()
+    await store.hold(cart, [("chair", 4)])
+
+    held = await store.hold(cart, [("chair", 5)])
+    assert (0, 5) == (await numbers(store, "chair"))[:2]
+    await store.hold(cart, [("table", 3), ("chair", 2)])
+    assert (3, 2) == (await numbers(store, "chair"))[:2]
+    with pytest.raises(InsufficientStock) as refused:
+        await store.hold(cart, [("table", 4)])
+
+    assert [{"sku": "table", "requested": 4, "available": 3}] == refused.value.extensions["lines"]
+    assert 2 == held.version
+    assert [("chair", 2), ("table", 3)] == [
+        (line.sku, line.qty) for line in (await store.reservation(cart)).lines
+    ]
+    assert 1 == await redis.zcard(f"{settings.key_prefix}{{s0}}:exp")
+
+
+async def test_holding_the_same_again_moves_nothing_but_the_time(store: StockStore) -> None:
+    await stocked(store, chair=5)
+    cart = uuid4()
+    first = await store.hold(cart, [("chair", 4)], seconds=10)
+    second = await store.hold(cart, [("chair", 4)], seconds=1000)
+
+    assert second.expires_at > first.expires_at
+    assert (1, 4, 2) == await numbers(store, "chair")
+
+
+async def test_of_two_calls_of_one_cart_at_once_one_hold_is_left(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=50)
+    cart = uuid4()
+
+    await asyncio.gather(*(store.hold(cart, [("chair", n)]) for n in range(1, 11)))
+
+    (line,) = (await store.reservation(cart)).lines
+    assert (50 - line.qty, line.qty) == (await numbers(store, "chair"))[:2]
+
+
+async def test_a_reservation_lasts_longer_only_while_it_lasts(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=5)
+    cart = uuid4()
+    first = await store.hold(cart, [("chair", 4)], seconds=10)
+    extended = await store.extend(cart, seconds=1000)
+    assert extended.expires_at > first.expires_at
+    assert 2 == extended.version
+    index = await redis.zscore(f"{settings.key_prefix}{{s0}}:exp", f"cart:{cart}")
+    assert extended.expires_at == moment(int(index or 0))
+
+    await let_pass_cart(redis, settings, cart)
+
+    assert "expired" == (await store.reservation(cart)).state
+    with pytest.raises(HoldOver):
+        await store.extend(cart)
+    assert 1 == await store.expire_due()
+    with pytest.raises(HoldOver):
+        await store.extend(cart)
+    with pytest.raises(UnknownHold):
+        await store.extend(uuid4())
+    assert (5, 0) == (await numbers(store, "chair"))[:2]
+
+
+async def test_a_reservation_is_released_once_and_not_when_it_is_over(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=5)
+    cart, late = uuid4(), uuid4()
+    await store.hold(cart, [("chair", 2)])
+    await store.hold(late, [("chair", 1)])
+    await let_pass_cart(redis, settings, late)
+
+    await store.release(cart)
+    await store.release(cart)
+    for _ in range(2):
+        with pytest.raises(HoldOver):
+            await store.release(late)
+    with pytest.raises(UnknownHold):
+        await store.release(uuid4())
+    with pytest.raises(UnknownHold):
+        await store.reservation(uuid4())
+
+    assert (5, 0, 5) == await numbers(store, "chair")
+    assert "released" == (await store.reservation(cart)).state
+    ids = [event.meta.id for event in await events(redis, store)]
+    assert len(ids) == len(set(ids))
+
+
+async def test_a_cart_may_hold_again_after_its_time_and_each_end_is_told(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=1)
+    cart = uuid4()
+    for _ in range(3):
+        await store.hold(cart, [("chair", 1)])
+        await let_pass_cart(redis, settings, cart)
+        assert 1 == await store.expire_due()
+
+    assert (1, 0, 7) == await numbers(store, "chair")
+    ids = [event.meta.id for event in await events(redis, store)]
+    assert len(ids) == len(set(ids))
+
+
+async def test_an_order_takes_over_what_its_cart_held(store: StockStore, redis: Redis) -> None:
+    await stocked(store, chair=3, table=2)
+    cart, order = uuid4(), uuid4()
+    await store.hold(cart, [("chair", 3), ("table", 1)])
+    before = await numbers(store, "chair")
+
+    assert "held" == await store.reserve(order, [("chair", 3), ("table", 2)], uuid4(), taking=cart)
+
+    # chairs did not move: they are held as before, by the order now
+    assert before == await numbers(store, "chair")
+    assert (0, 2) == (await numbers(store, "table"))[:2]
+    assert "taken" == (await store.reservation(cart)).state
+    for late in (store.release(cart), store.extend(cart), store.hold(cart, [("chair", 1)])):
+        with pytest.raises(HoldTaken):
+            await late
+    assert "committed" == await store.finish("commit", order, [("chair", 3), ("table", 2)], uuid4())
+    assert 0 == await store.expire_due()
+
+
+async def test_an_order_that_needs_more_than_its_cart_held_leaves_the_cart_alone(
+    store: StockStore,
+) -> None:
+    await stocked(store, chair=3)
+    cart = uuid4()
+    await store.hold(cart, [("chair", 3)])
+
+    assert "rejected" == await store.reserve(uuid4(), [("chair", 4)], uuid4(), taking=cart)
+
+    assert "held" == (await store.reservation(cart)).state
+    assert (0, 3) == (await numbers(store, "chair"))[:2]
+
+
+async def test_an_order_whose_cart_holds_nothing_any_more_is_held_like_any_other(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=3)
+    over, unknown = uuid4(), uuid4()
+    await store.hold(over, [("chair", 2)])
+    await let_pass_cart(redis, settings, over)
+    await store.expire_due()
+
+    assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4(), taking=over)
+    assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4(), taking=unknown)
+
+    assert (1, 2) == (await numbers(store, "chair"))[:2]
+
+
+async def test_a_hold_of_a_cart_that_is_over_is_no_ones_obstacle(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
+    await stocked(store, chair=1)
+    over = uuid4()
+    await store.hold(over, [("chair", 1)])
+    await let_pass_cart(redis, settings, over)
+
+    await store.hold(uuid4(), [("chair", 1)])
+
+    assert "expired" == (await store.reservation(over)).state
 
 
 # --- the server
@@ -892,7 +1271,7 @@ async def _agree(
         assert counters == sums
         last = ledger[0].version
         assert list(range(last, 0, -1)) == [movement.version for movement in ledger]
-        levels = [event for event in published if event.meta.subject == sku]
+        levels = [e for e in published if e.meta.subject == sku and "changed" in e.meta.key]
         assert list(range(1, last + 1)) == [event.meta.entityversion for event in levels]
         assert [movement.event_id for movement in reversed(ledger)] == [
             event.meta.id for event in levels

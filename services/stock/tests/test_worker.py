@@ -114,7 +114,7 @@ async def test_every_event_may_come_twice(stocked: StockStore, redis: Redis) -> 
 
     assert (5, 0) == await chairs(stocked)
     assert 4 == (await stocked.level("chair")).version
-    assert 7 == await redis.xlen(stocked.outbox)
+    assert 7 == await redis.xlen(stocked.slots[0].outbox)
 
 
 async def test_events_of_a_hold_name_their_order_and_their_cause(
@@ -125,7 +125,7 @@ async def test_events_of_a_hold_name_their_order_and_their_cause(
 
     await handle(stocked, event)
 
-    for _, fields in await redis.xrevrange(stocked.outbox, count=2):
+    for _, fields in await redis.xrevrange(stocked.slots[0].outbox, count=2):
         meta = build(fields).meta
         assert (str(order), str(event.meta.id)) == (meta.correlationid, meta.causationid)
 
@@ -173,12 +173,12 @@ async def test_a_feed_sets_stock_and_prices_and_its_repetition_changes_nothing(
     feed += b'{"key": "bad", "name": "", "variants": [{"sku": "bad"}]}\n'
 
     first = await carried(store, tmp_path, feed)
-    written = await redis.xlen(store.outbox)
+    written = await redis.xlen(store.slots[0].outbox)
     second = await carried(store, tmp_path, feed)
 
     assert ("done", rows, 1) == (first.state, first.counts.created, first.counts.failed)
     assert ("done", rows, 1) == (second.state, second.counts.unchanged, second.counts.failed)
-    assert (2 * rows, 2 * rows) == (written, await redis.xlen(store.outbox))
+    assert (2 * rows, 2 * rows) == (written, await redis.xlen(store.slots[0].outbox))
     assert 42 == (await store.level("s42")).on_hand
     assert [(1999, 2999)] == [
         (price.amount_minor, price.list_minor) for price in (await store.prices(["s42"]))[0].prices

@@ -18,7 +18,8 @@ from feeds import jobs
 from feeds.rows import BadUpload, FeedError, NoSuchJob
 from feeds.rows import TooLarge as FeedTooLarge
 from shop_contracts.types import Sku
-from stock.domain import Adjust, Level, Movement, Priced, PriceEntry, duplicates
+from stock.domain import Adjust, Level, Movement
+from stock.prices import Priced, PriceEntry, duplicates
 from stock.store import InsufficientStock, KeyReused, StockStore, TooManyUnits, UnknownSku
 
 STORE = web.AppKey("store", StockStore)
@@ -107,10 +108,7 @@ async def get_ledger(request: web.Request) -> web.Response:
 
 async def get_prices(request: web.Request) -> web.Response:
     """The prices of a SKU."""
-    found = await request.app[STORE].prices([request.match_info["sku"]])
-    if not found:
-        raise UnknownSku
-    return reply(found[0])
+    return reply(await request.app[STORE].plan(request.match_info["sku"]))
 
 
 async def put_prices(request: web.Request) -> web.Response:

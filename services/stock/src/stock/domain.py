@@ -1,10 +1,10 @@
-"""The words and pure rules of stock-keeping: units, prices, outbox entries as events. No I/O here.
+"""The words and pure rules of stock-keeping: units, and outbox entries as events. No I/O here.
 
 Lists travel through Redis as flat text (`sku:qty;sku:qty`): a SKU holds neither sign.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,18 +13,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from shop_contracts import envelope
-from shop_contracts.envelope import Event
+from shop_contracts.envelope import Event, derived_id
 from shop_contracts.events import BY_KEY
 from shop_contracts.events.base import Fact
-from shop_contracts.types import Count, Currency, Minor, Sku
+from shop_contracts.types import Count, Line, Sku, Time
+from stock.prices import MAX_UNITS, moment, read_prices
 
-MAX_UNITS = 2**31
 MAX_LINES = 100
 FEW = 5
 
 Units = Annotated[int, Meta(ge=0, le=MAX_UNITS, description="units of one SKU")]
-Tier = Annotated[int, Meta(ge=1, le=MAX_UNITS, description="from so many units on")]
-Group = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z", description="customer group")]
 Reason = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
@@ -48,7 +46,7 @@ class Adjust(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Reason = ""
 
 
-class Level(Struct, frozen=True, kw_only=True):
+class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The units of one SKU: `stock` is `available`; `on_hand` = `available` + `reserved`."""
 
     sku: Sku
@@ -56,6 +54,17 @@ class Level(Struct, frozen=True, kw_only=True):
     on_hand: Count
     reserved: Count
     available: Count
+    version: Count
+    low_stock_threshold: Count | None = None
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """Units that a cart holds until `expires_at`, when its state is "held"."""
+
+    id: UUID
+    state: str
+    lines: list[Line]
+    expires_at: Time
     version: Count
 
 
@@ -75,30 +84,9 @@ class Movement(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class PriceEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One unit's price from `min_qty` units on, for one customer group (none = everybody)."""
-
-    currency: Currency
-    amount_minor: Minor
-    list_minor: Minor | None = None
-    group: Group | None = None
-    min_qty: Tier = 1
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Whom the price is for; a SKU has one price for each."""
-        return self.currency, self.group or "", self.min_qty
-
-
-class Priced(Struct, frozen=True, kw_only=True):
-    """The prices of one SKU."""
-
-    sku: Sku
-    prices: list[PriceEntry]
-    version: Count
-
-
-def level(sku: str, available: int, reserved: int, version: int) -> Level:
+def level(
+    sku: str, available: int, reserved: int, version: int, threshold: int | None = None
+) -> Level:
     return Level(
         sku=sku,
         stock=available,
@@ -106,6 +94,7 @@ def level(sku: str, available: int, reserved: int, version: int) -> Level:
         reserved=reserved,
         available=available,
         version=version,
+        low_stock_threshold=threshold,
     )
 
 
@@ -119,43 +108,6 @@ def merged(lines: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     return sorted(units.items())
 
 
-def duplicates(prices: Sequence[PriceEntry]) -> list[int]:
-    """The places of entries whose key stands before them already."""
-    first: dict[tuple[str, str, int], int] = {}
-    return [at for at, price in enumerate(prices) if first.setdefault(price.key, at) != at]
-
-
-def flat_prices(prices: Iterable[PriceEntry]) -> list[str]:
-    """Each price as `currency:group:min_qty:amount:list`."""
-    return [
-        f"{p.currency}:{p.group or ''}:{p.min_qty}:{p.amount_minor}:"
-        f"{'' if p.list_minor is None else p.list_minor}"
-        for p in prices
-    ]
-
-
-def read_prices(flat: str) -> list[PriceEntry]:
-    """The entries of a flat price text, by currency, group and tier."""
-    entries = []
-    for currency, group, min_qty, amount, listed in _split(flat):
-        entries.append(
-            PriceEntry(
-                currency=currency,
-                amount_minor=int(amount),
-                list_minor=int(listed) if listed else None,
-                group=group or None,
-                min_qty=int(min_qty),
-            )
-        )
-    return sorted(entries, key=lambda entry: entry.key)
-
-
-def shown_price(prices: Sequence[PriceEntry], currency: str) -> PriceEntry | None:
-    """What one unit costs everybody: in `currency` where it has such a price, else in another."""
-    base = [price for price in prices if price.group is None and price.min_qty == 1]
-    return next((price for price in base if price.currency == currency), base[0] if base else None)
-
-
 def label(available: int) -> str:
     """What a shopper reads about the units there are."""
     if available <= 0:
@@ -166,21 +118,18 @@ def label(available: int) -> str:
 def build(fields: Mapping[str, str]) -> Event[Fact]:
     """The event of one outbox entry; raises when the entry breaks its contract (our bug)."""
     key = fields["type"]
-    fact = msgspec.convert(_DATA[key.split(".")[0]](fields), BY_KEY[key], strict=False)
+    fact = msgspec.convert(_DATA[key](fields), BY_KEY[key], strict=False)
+    id_ = UUID(fields["id"])
     return envelope.new(
         fact,
-        id=UUID(fields["id"]),
+        # what follows from a movement is told under the id of the movement's own event
+        id=derived_id(id_, key) if key in _FOLLOWING else id_,
         entityversion=int(fields["version"]),
         time=moment(fields["time"]),
         correlationid=fields["order"] or None,
         causationid=fields["cause"] or None,
         traceparent=fields["traceparent"] or None,
     )
-
-
-def moment(ms: str | int) -> datetime:
-    """Milliseconds of Redis's clock as a time."""
-    return datetime.fromtimestamp(int(ms) / 1000, UTC)
 
 
 def _split(flat: str) -> list[list[str]]:
@@ -198,10 +147,15 @@ def _level_data(fields: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def _mark_data(fields: Mapping[str, str]) -> dict[str, Any]:
+    return {name: fields[name] for name in ("sku", "available", "threshold") if name in fields}
+
+
 def _price_data(fields: Mapping[str, str]) -> dict[str, Any]:
     return {
         "sku": fields["sku"],
         "prices": [msgspec.to_builtins(entry) for entry in read_prices(fields["prices"])],
+        "valid_until": moment(fields["until"]) if fields.get("until") else None,
     }
 
 
@@ -219,8 +173,16 @@ def _reservation_data(fields: Mapping[str, str]) -> dict[str, Any]:
     return data
 
 
+_FOLLOWING = {"stock.ran_low.v1", "stock.came_back.v1"}
 _DATA: dict[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
-    "stock": _level_data,
-    "price": _price_data,
-    "reservation": _reservation_data,
+    "stock.changed.v1": _level_data,
+    "stock.ran_low.v1": _mark_data,
+    "stock.came_back.v1": _mark_data,
+    "price.changed.v1": _price_data,
+    "reservation.held.v1": _reservation_data,
+    "reservation.rejected.v1": _reservation_data,
+    "reservation.committed.v1": _reservation_data,
+    "reservation.commit_failed.v1": _reservation_data,
+    "reservation.released.v1": _reservation_data,
+    "reservation.expired.v1": _reservation_data,
 }

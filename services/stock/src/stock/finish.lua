@@ -1,22 +1,21 @@
 #!lua
--- Ends the hold of an order: commit, release, return (of sold units) or expire.
--- KEYS: 1 r:<order>  2 exp  3 ledger  4 outbox  5 in:<event>  then q:<sku>, moves:<sku> per line
--- ARGV: 1 op  2 order  3 causing event ('' for expire)  4 id of the reservation's event  5 keep ms
---       6 traceparent  7 n  then sku, qty, id of its stock.changed per line; each SKU once
--- Reply: {committed|released|returned|expired|commit_failed|tombstone} | {dup|noop|early}
+-- Ends a hold: commit, release, return (of sold units) or expire. A cart's hold is only released or
+-- expired, and told as changes of stock only.
+-- KEYS: 1 r:<name>  2 exp  3 ledger  4 outbox  5 in:<event>  then q:<sku>, moves:<sku> per line
+-- ARGV: 1 op  2 name: the order, or cart:<reservation>  3 causing event, or the reservation
+--       ('' for expire)  4 id of the reservation's event  5 keep ms  6 traceparent
+--       7 n  then sku, qty, 0, id of its stock.changed per line; each SKU once
+-- Reply: {committed|released|returned|expired|commit_failed|tombstone} | {dup|noop|early|none}
 --        | {again} | {conflict, why} | {due, order ids}
-local op, order, n = ARGV[1], ARGV[2], tonumber(ARGV[7])
-if op ~= 'expire' and redis.call('EXISTS', KEYS[5]) == 1 then return { 'dup' } end
+local op, name, n = ARGV[1], ARGV[2], tonumber(ARGV[7])
+local cart = string.sub(name, 1, 5) == 'cart:'
+local marked = op ~= 'expire' and not cart
+if marked and redis.call('EXISTS', KEYS[5]) == 1 then return { 'dup' } end
 local hold = redis.call('HMGET', KEYS[1], 'state', 'exp', 'ver', 'n', 'said', 'short')
 local state, version = hold[1] or 'none', tonumber(hold[3] or 0) + 1
-local s = { ledger = KEYS[3], outbox = KEYS[4], order = order, cause = ARGV[3],
+local s = { ledger = KEYS[3], outbox = KEYS[4], order = cart and '' or name, cause = ARGV[3],
             traceparent = ARGV[6], reason = '' }
-local lines, wanted = {}, {}
-for i = 1, n do
-  lines[i] = { q = KEYS[4 + 2 * i], moves = KEYS[5 + 2 * i], sku = ARGV[5 + 3 * i],
-               qty = tonumber(ARGV[6 + 3 * i]), id = ARGV[7 + 3 * i] }
-  wanted[i] = lines[i].sku .. ':' .. text(lines[i].qty)
-end
+local lines, wanted, short = read_lines(6, 8, n)
 
 -- The guard of the lines: what ends must be what was held.
 if state == 'held' or (state == 'committed' and op ~= 'release') then
@@ -29,29 +28,27 @@ if state == 'held' or (state == 'committed' and op ~= 'release') then
 end
 
 local function mark(reply)
-  if op ~= 'expire' then redis.call('SET', KEYS[5], '1', 'PX', ARGV[5]) end
+  if marked then redis.call('SET', KEYS[5], '1', 'PX', ARGV[5]) end
   return reply
 end
-local function become(new)
-  redis.call('HSET', KEYS[1], 'state', new, 'at', text(now))
+local function become(new, ...)
+  redis.call('HSET', KEYS[1], 'state', new, 'at', text(now), ...)
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
-  redis.call('ZREM', KEYS[2], order)
+  redis.call('ZREM', KEYS[2], name)
+  note(s, 'hold', name, KEYS[1])
 end
 -- One transition with all it writes: units, hold, event, marker.
 local function finish(new, kind, how, why, davail, dresv, dsold)
   for _, line in ipairs(lines) do
-    if not line.has then line.has = read(line.q) end
     move(s, line, how, why, davail * line.qty, dresv * line.qty, dsold * line.qty, 0)
   end
-  become(new)
-  redis.call('HSET', KEYS[1], 'ver', text(version), 'said', ARGV[4])
-  tell(s, kind, ARGV[4], version, 'lines', table.concat(wanted, ';'))
+  become(new, 'ver', text(version), 'said', ARGV[4])
+  if not cart then tell(s, kind, ARGV[4], version, 'lines', table.concat(wanted, ';')) end
   return mark({ new })
 end
-local function fail(short)
-  become('commit_failed')
-  local shortages = table.concat(short, ';')
-  redis.call('HSET', KEYS[1], 'ver', text(version), 'said', ARGV[4], 'short', shortages)
+local function fail(missing)
+  local shortages = table.concat(missing, ';')
+  become('commit_failed', 'ver', text(version), 'said', ARGV[4], 'short', shortages)
   tell(s, 'reservation.commit_failed.v1', ARGV[4], version, 'shortages', shortages)
   return mark({ 'commit_failed' })
 end
@@ -61,12 +58,13 @@ local function repeat_answer(kind, field, value)
   return mark({ 'again' })
 end
 
-if op == 'expire' then
+local over = state == 'held' and tonumber(hold[2]) <= now
+if op == 'expire' or (cart and over) then
   if state ~= 'held' then
-    redis.call('ZREM', KEYS[2], order)
+    redis.call('ZREM', KEYS[2], name)
     return { 'noop' }
   end
-  if tonumber(hold[2]) > now then return { 'early' } end
+  if not over then return { 'early' } end
   return finish('expired', 'reservation.expired.v1', 'expire', 'expired', 1, -1, 0)
 end
 if op == 'release' or op == 'return' then
@@ -74,6 +72,7 @@ if op == 'release' or op == 'return' then
     return finish('released', 'reservation.released.v1', 'release', 'released', 1, -1, 0)
   end
   if state == 'none' then
+    if cart then return { 'none' } end
     become('released')  -- the cancel overtook its order: a reserve that comes now finds it ended
     return mark({ 'tombstone' })
   end
@@ -96,13 +95,6 @@ if op == 'commit' then
   if state == 'released' or state == 'rejected' then return fail({}) end
   if state ~= 'none' and state ~= 'expired' then return mark({ 'noop' }) end
   -- The hold is gone (expired, or lost with the tail of a failover): free units, or none for good.
-  local short = {}
-  for i, line in ipairs(lines) do
-    line.has = read(line.q)
-    if line.has.avail < line.qty then
-      short[#short + 1] = wanted[i] .. ':' .. text(line.has.avail)
-    end
-  end
   if #short > 0 then return due(KEYS[2]) or fail(short) end
   redis.call('HSET', KEYS[1], 'n', n)
   for i, line in ipairs(lines) do

@@ -7,7 +7,8 @@ from aiohttp import web
 
 from chassis.http import get, page
 from chassis.pages import templates
-from stock.domain import PriceEntry, label, shown_price
+from stock.domain import label
+from stock.prices import PriceEntry, shown_price
 from stock.store import StockStore
 
 STORE = web.AppKey("pages_store", StockStore)
@@ -24,8 +25,8 @@ async def get_offer(request: web.Request) -> web.Response:
     The ETag changes only when what is shown does: a cache that asks again pays for no body.
     """
     sku = request.match_info["sku"]
-    available, prices = await request.app[STORE].offer(sku)
-    price = shown_price(prices, request.app[CURRENCY])
+    available, priced = await request.app[STORE].offer(sku)
+    price = shown_price(priced.prices, request.app[CURRENCY])
     html, tag = _rendered(sku, price, label(available), available=available > 0)
     headers = {
         "Surrogate-Control": f"max-age={MAX_AGE}",

@@ -1,24 +1,29 @@
 #!lua
--- Writes the prices of one SKU; prices that stand already write nothing.
--- KEYS: 1 price:<sku>  2 outbox
--- ARGV: 1 sku  2 replace (these are all) | merge (others stay)  3 event id  4 traceparent
---       then prices as currency:group:min_qty:amount:list
--- Reply: {ok|same, version, prices joined by ;, 1 if the SKU had none}
-local had = redis.call('HMGET', KEYS[1], 'prices', 'ver')
-local new = {}
-local function key(price) return string.match(price, '^[^:]*:[^:]*:[^:]*') end
-if ARGV[2] == 'merge' and had[1] then
-  for price in string.gmatch(had[1], '[^;]+') do new[key(price)] = price end
-end
-for i = 5, #ARGV do new[key(ARGV[i])] = ARGV[i] end
-local prices = {}
-for _, price in pairs(new) do prices[#prices + 1] = price end
-table.sort(prices)
-local joined = table.concat(prices, ';')
-if joined == had[1] then return { 'same', tonumber(had[2]), joined, 0 } end
+-- Writes the plan of one SKU's prices and what of it is in force, as the caller computed them from
+-- the version it read; a plan that begins and ends nothing is not kept beside what is in force.
+-- KEYS: 1 price:<sku>  2 outbox  3 bounds  4 ledger
+-- ARGV: 1 sku  2 version that the caller read (0 = none)  3 event id  4 traceparent
+--       5 plan ('' = nothing but what is in force)  6 prices in force
+--       7 end of that in ms ('' = none is planned)  8 1 if the plan is an edited one
+-- Reply: {ok} | {moved}
+local ver = redis.call('HGET', KEYS[1], 'ver') or '0'
+if ver ~= ARGV[2] then return { 'moved' } end
 -- From here on only writes.
-local version = tonumber(had[2] or 0) + 1
-redis.call('HSET', KEYS[1], 'prices', joined, 'ver', text(version), 'from_ms', text(now))
-tell({ outbox = KEYS[2], order = '', cause = '', traceparent = ARGV[4] },
-     'price.changed.v1', ARGV[3], version, 'sku', ARGV[1], 'prices', joined)
-return { 'ok', version, joined, had[2] and 0 or 1 }
+local s = { ledger = KEYS[4], outbox = KEYS[2], order = '', cause = '', traceparent = ARGV[4] }
+redis.call('HSET', KEYS[1], 'prices', ARGV[6], 'ver', text(ver + 1))
+for field, value in pairs({ plan = ARGV[5], ['until'] = ARGV[7] }) do
+  if value == '' then
+    redis.call('HDEL', KEYS[1], field)
+  else
+    redis.call('HSET', KEYS[1], field, value)
+  end
+end
+if ARGV[8] == '1' then redis.call('HSET', KEYS[1], 'since', text(now)) end
+if ARGV[7] == '' then
+  redis.call('ZREM', KEYS[3], ARGV[1])
+else
+  redis.call('ZADD', KEYS[3], ARGV[7], ARGV[1])
+end
+note(s, 'price', ARGV[1], KEYS[1])
+tell(s, 'price.changed.v1', ARGV[3], ver + 1, 'sku', ARGV[1], 'prices', ARGV[6], 'until', ARGV[7])
+return { 'ok' }

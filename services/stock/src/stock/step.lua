@@ -1,6 +1,6 @@
 #!lua
--- What every step shares: store.py puts this in front of each script. Only `move` and `tell` write.
--- Lua has no rollback: a script decides everything before its first write.
+-- What every step shares: store.py puts this in front of each script. Only `move`, `tell`, `keep`
+-- and `note` write. Lua has no rollback: a script decides everything before its first write.
 -- Numbers become text by `%.0f`: Lua's own conversion loses digits from 10^14 on.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -8,9 +8,10 @@ local function text(n) return string.format('%.0f', n) end
 
 -- The counters of one SKU, and whether it is known at all.
 local function read(q)
-  local f = redis.call('HMGET', q, 'recv', 'avail', 'resv', 'sold', 'ver')
+  local f = redis.call('HMGET', q, 'recv', 'avail', 'resv', 'sold', 'ver', 'low')
   return { known = f[5] ~= false, recv = tonumber(f[1] or 0), avail = tonumber(f[2] or 0),
-           resv = tonumber(f[3] or 0), sold = tonumber(f[4] or 0), ver = tonumber(f[5] or 0) }
+           resv = tonumber(f[3] or 0), sold = tonumber(f[4] or 0), ver = tonumber(f[5] or 0),
+           low = f[6] and tonumber(f[6]) }
 end
 
 -- Holds whose time is over, as a reply: the caller expires them and runs the step again.
@@ -19,6 +20,25 @@ local function due(exp)
   if #ids == 0 then return nil end
   table.insert(ids, 1, 'due')
   return ids
+end
+
+-- The lines of a step, from ARGV[first] on: sku, qty, what another hold gives up of it, event id.
+-- KEYS from `first_key` on: q, moves. Also the wanted ones as `sku:qty`, and those that are short.
+local function read_lines(first_key, first, n)
+  local lines, wanted, short = {}, {}, {}
+  for i = 1, n do
+    local k, a = first_key + 2 * (i - 1), first + 4 * (i - 1)
+    local line = { q = KEYS[k], moves = KEYS[k + 1], sku = ARGV[a], qty = tonumber(ARGV[a + 1]),
+                   given = tonumber(ARGV[a + 2]), id = ARGV[a + 3] }
+    line.has = read(line.q)
+    lines[i] = line
+    if line.qty > 0 then
+      local free = line.has.avail + line.given
+      wanted[#wanted + 1] = line.sku .. ':' .. text(line.qty)
+      if free < line.qty then short[#short + 1] = wanted[#wanted] .. ':' .. text(free) end
+    end
+  end
+  return lines, wanted, short
 end
 
 -- Puts one entry into the outbox: what the event's envelope needs, then its own fields.
@@ -41,4 +61,35 @@ local function move(s, line, op, why, davail, dresv, dsold, drecv)
   redis.call('RPUSH', line.moves, at)
   tell(s, 'stock.changed.v1', line.id, ver, 'sku', line.sku, 'on_hand', text(avail + resv),
        'reserved', text(resv), 'available', text(avail), 'why', why)
+  if c.low and c.avail > c.low and avail <= c.low then
+    tell(s, 'stock.ran_low.v1', line.id, ver, 'sku', line.sku, 'available', text(avail),
+         'threshold', text(c.low))
+  end
+  if c.known and c.avail == 0 and avail > 0 then
+    tell(s, 'stock.came_back.v1', line.id, ver, 'sku', line.sku, 'available', text(avail))
+  end
+end
+
+-- Records in the ledger what a hash has become, whole, for the journal.
+local function note(s, op, name, key)
+  redis.call('XADD', s.ledger, '*', 'op', op, 'name', name, unpack(redis.call('HGETALL', key)))
+end
+
+-- Makes `r` a hold of the wanted lines, and moves what that takes.
+local function keep(s, r, exp, name, version, hold_ms, lines)
+  local expires, n = text(now + tonumber(hold_ms)), 0
+  redis.call('DEL', r)
+  for _, line in ipairs(lines) do
+    if line.qty > 0 then
+      n = n + 1
+      redis.call('HSET', r, 's' .. n, line.sku, 'q' .. n, text(line.qty))
+    end
+    local more = line.qty - line.given
+    if more > 0 then move(s, line, 'reserve', 'held', -more, more, 0, 0) end
+    if more < 0 then move(s, line, 'release', 'released', -more, more, 0, 0) end
+  end
+  redis.call('HSET', r, 'state', 'held', 'exp', expires, 'ver', version, 'at', text(now), 'n', n)
+  redis.call('ZADD', exp, expires, name)
+  note(s, 'hold', name, r)
+  return expires
 end

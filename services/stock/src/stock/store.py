@@ -1,50 +1,61 @@
 """Quantities, holds and prices in Redis: one Lua script per atomic step. Knows no HTTP, no broker.
 
-All keys share one hash slot. Every step writes counters, ledger, inbox marker and outbox entry in
-its script or nothing at all; time is Redis's own. The scripts stand beside this file.
+Every step writes counters, ledger, inbox marker and outbox entry in its script or nothing at all;
+time is Redis's own. The scripts stand beside this file.
 
 Problem (chassis)
 +-- InsufficientStock 409   fewer units are available than the step takes
 +-- TooManyUnits 409        the SKU would have received more than JSON can count
++-- HoldTaken 409           an order has taken the reservation over
++-- HoldOver 410            the reservation's time is over
 +-- UnknownSku 404          nothing was ever said about this SKU
++-- UnknownHold 404         there is no such reservation
 +-- KeyReused 422           the Idempotency-Key came with another command
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
-from types import TracebackType
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 import uuid_utils.compat as uuids
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
-from redis.exceptions import TimeoutError as TooSlow
 
-from chassis.problems import Conflict, Invalid, NotFound, Unavailable
+from chassis.problems import Conflict, Gone, Invalid, NotFound, Unavailable
 from shop_contracts.envelope import derived_id
+from shop_contracts.types import Line
 from stock.domain import (
     Action,
     Adjust,
     Level,
     Movement,
-    Priced,
-    PriceEntry,
-    flat_prices,
+    Reservation,
     level,
     merged,
+)
+from stock.prices import (
+    Priced,
+    PriceEntry,
+    boundary,
+    flat_plan,
+    flat_prices,
+    in_force,
+    milliseconds,
     moment,
+    planned,
     read_prices,
 )
+from stock.slots import Slot, Slots, answering, script
 
 DAY_MS = 86_400_000
 KEEP_MS = 30 * DAY_MS  # of inbox markers and of ended holds: longer than any replay
 MAX_PASSES = 1_000  # of 100 holds that are over and stand in the way of one step
+BATCH = 200
 
 Step = Literal["commit", "release", "return"]
 Change = Literal["created", "updated", "unchanged", "short"]
+How = Literal["replace", "merge"]
 
 
 class InsufficientStock(Conflict):
@@ -61,8 +72,26 @@ class TooManyUnits(Conflict):
     title = "That is more than can be counted"
 
 
+class HoldTaken(Conflict):
+    """An order has taken the reservation over: it can be neither changed nor released here."""
+
+    slug = "reservation-taken"
+    title = "The reservation belongs to an order"
+
+
+class HoldOver(Gone):
+    """The reservation's time is over: its units may be somebody else's by now."""
+
+    slug = "reservation-over"
+    title = "The reservation is over"
+
+
 class UnknownSku(NotFound):
     """Nothing was ever said about this SKU."""
+
+
+class UnknownHold(NotFound):
+    """There is no such reservation."""
 
 
 class KeyReused(Invalid):
@@ -77,6 +106,7 @@ class Adjusted(Struct, frozen=True):
 
     level: Level
     replayed: bool
+    change: Change
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -90,64 +120,195 @@ class Offer(Struct, frozen=True, kw_only=True):
 class StockStore:
     """The one way to the stock Redis; `redis` decodes responses and never retries by itself."""
 
-    def __init__(self, redis: Redis, key_prefix: str = "", hold_ms: int = 900_000) -> None:
+    def __init__(
+        self, redis: Redis, key_prefix: str = "", hold_ms: int = 900_000, partitions: int = 1
+    ) -> None:
         # redis-py types every reply for bytes and text, sync and async at once.
         self._redis: Any = redis
-        self._slot = f"{key_prefix}{{s0}}:"
+        self.slots = Slots.of(key_prefix, partitions)
         self._hold_ms = hold_ms
-        self._exp = f"{self._slot}exp"
-        self._ledger = f"{self._slot}ledger"
-        self.outbox = f"{self._slot}outbox"
-        self._adjust = _script(redis, "adjust")
-        self._reserve = _script(redis, "reserve")
-        self._finish = _script(redis, "finish")
-        self._price = _script(redis, "price")
+        self._adjust = script(redis, "adjust")
+        self._reserve = script(redis, "reserve")
+        self._hold = script(redis, "hold")
+        self._extend = script(redis, "extend")
+        self._finish = script(redis, "finish")
+        self._price = script(redis, "price")
+        self._threshold = script(redis, "threshold")
 
     async def ping(self) -> None:
-        with _answering:
+        with answering:
             await self._redis.ping()
 
     async def level(self, sku: str) -> Level:
         """How much there is; raises `UnknownSku`."""
-        with _answering:
-            available, reserved, version = await self._redis.hmget(
-                f"{self._slot}q:{sku}", ("avail", "resv", "ver")
+        with answering:
+            available, reserved, version, low = await self._redis.hmget(
+                self.slots.at(sku).quantity(sku), ("avail", "resv", "ver", "low")
             )
         if version is None:
             raise UnknownSku
-        return level(sku, int(available), int(reserved), int(version))
+        return level(sku, int(available), int(reserved), int(version), _number(low))
 
     async def adjust(
         self, sku: str, command: Adjust, *, key: str | None = None, traceparent: str = ""
     ) -> Adjusted:
         """Change the units on hand. With a `key`, repeating the command changes nothing."""
-        with _answering:
+        with answering:
             reply = await self._decide(
-                self._adjust, *self._adjusting(sku, command, key, traceparent)
+                self.slots.at(sku), self._adjust, *self._adjusting(sku, command, key, traceparent)
             )
-        match reply:
-            case ["short", available]:
-                raise InsufficientStock(available=available)
-            case ["full"]:
-                raise TooManyUnits
-            case ["reused"]:
-                raise KeyReused
-        outcome, available, reserved, version, _ = reply
-        return Adjusted(level(sku, available, reserved, version), outcome == "replay")
+        return _adjusted(sku, reply)
+
+    async def adjust_many(
+        self, changes: Sequence[tuple[str, Adjust, str | None]], traceparent: str = ""
+    ) -> list[Adjusted | Exception]:
+        """As `adjust` for each (SKU, command, key), in order and in one round trip."""
+        with answering:
+            pipe = self._redis.pipeline(transaction=False)
+            for change in changes:
+                keys, args = self._adjusting(*change, traceparent)
+                await self._adjust(keys=keys, args=args, client=pipe)
+            replies = await pipe.execute()
+        results: list[Adjusted | Exception] = []
+        for (sku, command, key), reply in zip(changes, replies, strict=True):
+            try:
+                if reply[0] == "due":  # holds that are over stand in the way: the slow path
+                    results.append(await self.adjust(sku, command, key=key))
+                else:
+                    results.append(_adjusted(sku, reply))
+            except (Conflict, Invalid) as refused:
+                results.append(refused)
+        return results
+
+    async def set_threshold(self, sku: str, units: int | None) -> Level:
+        """Say from how many units on the SKU runs low (None: never); raises `UnknownSku`."""
+        found = await self.level(sku)
+        slot = self.slots.at(sku)
+        with answering:
+            await self._threshold(
+                (slot.quantity(sku), slot.ledger), (sku, "" if units is None else units)
+            )
+        return level(sku, found.available, found.reserved, found.version, units)
 
     async def reserve(
-        self, order: UUID, lines: Iterable[tuple[str, int]], cause: UUID, traceparent: str = ""
+        self,
+        order: UUID,
+        lines: Iterable[tuple[str, int]],
+        cause: UUID,
+        traceparent: str = "",
+        taking: UUID | None = None,
     ) -> str:
-        """Hold all lines or none: "held", "rejected", or "dup" when that was decided before."""
+        """Hold all lines or none: "held", "rejected", or "dup" when that was decided before.
+
+        The units of the reservation `taking`, if it still holds, become the order's first.
+        """
         wanted = merged(lines)
-        args = [str(order), str(cause), str(derived_id(cause, "reservation"))]
-        with _answering:
-            reply = await self._decide(
-                self._reserve,
-                self._step_keys(order, cause, wanted),
-                [*args, self._hold_ms, KEEP_MS, traceparent, *_flat(cause, wanted)],
-            )
-        return str(reply[0])
+        slot = self._one_slot(wanted)
+        while True:
+            cart, given = await self._given(slot, taking)
+            changes = _changes(wanted, given)
+            args: list[Any] = [str(order), str(cause), str(derived_id(cause, "reservation"))]
+            args += [self._hold_ms, KEEP_MS, traceparent]
+            args += [cart.name, cart.version] if given else ["", 0]
+            keys = self._step_keys(slot, order, cause, changes, slot.hold(cart.name))
+            with answering:
+                reply = await self._decide(
+                    slot, self._reserve, keys, [*args, *_flat(cause, changes)]
+                )
+            if reply[0] != "moved":
+                return str(reply[0])
+
+    async def hold(
+        self,
+        reservation: UUID,
+        lines: Iterable[tuple[str, int]],
+        seconds: int | None = None,
+        traceparent: str = "",
+    ) -> Reservation:
+        """Hold all lines in place of what the reservation held.
+
+        Raises `InsufficientStock` (with `lines`; what it held it still holds) and `HoldTaken`.
+        """
+        wanted = merged(lines)
+        slot = self._one_slot(wanted)
+        hold_ms = seconds * 1000 if seconds else self._hold_ms
+        while True:
+            now, given = await self._given(slot, reservation)
+            if now.state == "taken":
+                raise HoldTaken
+            changes = _changes(wanted, given)
+            args = [now.name, str(reservation), now.version, hold_ms, traceparent]
+            keys = self._step_keys(slot, now.name, None, changes)
+            with answering:
+                reply = await self._decide(
+                    slot,
+                    self._hold,
+                    keys,
+                    [*args, *_flat(f"{now.name}:{now.version + 1}", changes)],
+                )
+            match reply:
+                case ["held", expires, version]:
+                    return Reservation(
+                        id=reservation,
+                        state="held",
+                        lines=[Line(sku=sku, qty=qty) for sku, qty in wanted],
+                        expires_at=moment(expires),
+                        version=version,
+                    )
+                case ["short", *short]:
+                    raise InsufficientStock(lines=[_shortage(text) for text in short])
+
+    async def reservation(self, reservation: UUID) -> Reservation:
+        """What a reservation holds; raises `UnknownHold`."""
+        slot = self.slots[0]
+        with answering:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.time()
+            pipe.hgetall(slot.hold(_cart(reservation)))
+            time, hold = await pipe.execute()
+        if not hold:
+            raise UnknownHold
+        over = hold["state"] == "held" and int(hold["exp"]) <= _clock(time)
+        return Reservation(
+            id=reservation,
+            state="expired" if over else hold["state"],
+            lines=[Line(sku=sku, qty=qty) for sku, qty in _held(hold)],
+            expires_at=moment(hold["exp"]),
+            version=int(hold["ver"]),
+        )
+
+    async def extend(self, reservation: UUID, seconds: int | None = None) -> Reservation:
+        """Hold for so long from now on. Raises `UnknownHold`, `HoldTaken`, `HoldOver`."""
+        slot, name = self.slots[0], _cart(reservation)
+        hold_ms = seconds * 1000 if seconds else self._hold_ms
+        with answering:
+            reply = await self._extend((slot.hold(name), slot.exp, slot.ledger), (name, hold_ms))
+        _refuse_ended(reply[0])
+        return await self.reservation(reservation)
+
+    async def release(self, reservation: UUID, traceparent: str = "") -> None:
+        """Give back what is held; repeating it changes nothing.
+
+        Raises `UnknownHold`, `HoldTaken`, `HoldOver`.
+        """
+        slot, name = self.slots[0], _cart(reservation)
+        while True:
+            now, given = await self._given(slot, reservation)
+            if now.state != "held":
+                if now.state != "released":
+                    _refuse_ended(now.state)
+                return
+            lines = [(sku, qty, 0) for sku, qty in given.items()]
+            cause = f"{name}:{now.version + 1}"
+            args = ["release", name, str(reservation), "", KEEP_MS, traceparent]
+            with answering:
+                reply = await self._finish(
+                    self._step_keys(slot, name, name, lines), [*args, *_flat(cause, lines)]
+                )
+            if reply[0] == "expired":
+                raise HoldOver
+            if reply[0] == "released":
+                return
 
     async def finish(
         self,
@@ -162,144 +323,291 @@ class StockStore:
         "conflict" (other lines than held, or a release of what is sold) changes nothing.
         """
         wanted = merged(lines)
+        slot = self._one_slot(wanted)
+        changes = [(sku, qty, 0) for sku, qty in wanted]
         args = [step, str(order), str(cause), str(derived_id(cause, "reservation"))]
-        with _answering:
+        with answering:
             reply = await self._decide(
+                slot,
                 self._finish,
-                self._step_keys(order, cause, wanted),
-                [*args, KEEP_MS, traceparent, *_flat(cause, wanted)],
+                self._step_keys(slot, order, cause, changes),
+                [*args, KEEP_MS, traceparent, *_flat(cause, changes)],
             )
         return str(reply[0])
 
     async def expire_due(self) -> int:
-        """End the holds whose time is over, 100 at most; says how many ended."""
-        with _answering:
-            seconds, micros = await self._redis.time()
-            now = seconds * 1000 + micros // 1000
-            orders = await self._redis.zrangebyscore(self._exp, "-inf", now, start=0, num=100)
-            return await self._expire(orders)
+        """End the holds whose time is over, 100 at most in each slot; says how many ended."""
+        ended = 0
+        with answering:
+            for slot in self.slots:
+                now = await self._now()
+                names = await self._redis.zrangebyscore(slot.exp, "-inf", now, start=0, num=100)
+                ended += await self._expire(slot, names)
+        return ended
 
     async def set_prices(
         self, sku: str, prices: Sequence[PriceEntry], traceparent: str = ""
     ) -> Priced:
-        """Make these all prices of the SKU; prices that stand already change nothing."""
-        with _answering:
-            _, version, flat, _ = await self._price(
-                *self._pricing(sku, "replace", prices, traceparent)
-            )
-        return Priced(sku=sku, prices=read_prices(flat), version=version)
+        """Make these the plan of the SKU; a plan that stands already changes nothing."""
+        await self.edit_prices([(sku, "replace", prices)], traceparent)
+        return await self.plan(sku)
 
-    async def prices(self, skus: Sequence[str]) -> list[Priced]:
-        """The prices of those SKUs that have been given any, in the order asked for."""
-        with _answering:
-            pipe = self._redis.pipeline(transaction=False)
-            for sku in skus:
-                pipe.hmget(f"{self._slot}price:{sku}", ("prices", "ver"))
-            replies = await pipe.execute()
+    async def plan(self, sku: str) -> Priced:
+        """All prices of the SKU, those to come with them; raises `UnknownSku`."""
+        with answering:
+            plan, prices, version, until = await self._redis.hmget(
+                self.slots.at(sku).price(sku), _PRICE
+            )
+        if version is None:
+            raise UnknownSku
+        return Priced(
+            sku=sku,
+            prices=read_prices(plan or prices),
+            version=int(version),
+            valid_until=moment(until) if until else None,
+        )
+
+    async def prices(self, skus: Sequence[str], at: datetime | None = None) -> list[Priced]:
+        """What is in force, now or `at` a time, of those SKUs that have been given any prices."""
+        now, found = await self._plans(skus)
+        when = at or now
         return [
-            Priced(sku=sku, prices=read_prices(flat), version=int(version))
-            for sku, (flat, version) in zip(skus, replies, strict=True)
-            if version is not None
+            Priced(
+                sku=sku,
+                prices=in_force(plan, when),
+                version=version,
+                valid_until=boundary(plan, when),
+            )
+            for sku, (plan, _, version) in zip(skus, found, strict=True)
+            if version
         ]
 
-    async def offer(self, sku: str) -> tuple[int, Sequence[PriceEntry]]:
-        """Units available (0 for an unknown SKU) and prices, in one round trip."""
-        with _answering:
+    async def edit_prices(
+        self, edits: Sequence[tuple[str, How, Sequence[PriceEntry]]], traceparent: str = ""
+    ) -> list[Change]:
+        """Replace the plans of SKUs or merge into them, in order; what stands changes nothing."""
+        changes: list[Change] = ["unchanged"] * len(edits)
+        left = list(range(len(edits)))
+        while left:
+            # An edit of a SKU is computed from the version that the one before it has made.
+            first: dict[str, int] = {}
+            for place in left:
+                first.setdefault(edits[place][0], place)
+            now, found = await self._plans(list(first))
+            steps = []
+            for (sku, place), (plan, was, version) in zip(first.items(), found, strict=True):
+                new = planned(plan, edits[place][2], now, whole=edits[place][1] == "replace")
+                if version and (flat_plan(new), flat_prices(in_force(new, now))) == was:
+                    left.remove(place)
+                else:
+                    steps.append((place, sku, new, version))
+            done = await self._write_plans([step[1:] for step in steps], now, traceparent)
+            for (place, _, _, version), written in zip(steps, done, strict=True):
+                if written:
+                    changes[place] = "updated" if version else "created"
+                    left.remove(place)
+        return changes
+
+    async def turn_due(self) -> int:
+        """Put in force what has begun by now and end what has ended; says how many SKUs changed.
+
+        However many do this at a time, each boundary is turned, and told, once.
+        """
+        turned = 0
+        for slot in self.slots:
+            with answering:
+                now = await self._now()
+                skus = await self._redis.zrangebyscore(slot.bounds, "-inf", now, start=0, num=BATCH)
+            if skus:
+                at, found = await self._plans(skus)
+                steps = [(sku, p, ver) for sku, (p, _, ver) in zip(skus, found, strict=True)]
+                turned += sum(await self._write_plans(steps, at, "", edited=False))
+        return turned
+
+    async def offer(self, sku: str) -> tuple[int, Priced]:
+        """Units available (0 for an unknown SKU) and prices in force, in one round trip."""
+        slot = self.slots.at(sku)
+        with answering:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.hget(f"{self._slot}q:{sku}", "avail")
-            pipe.hget(f"{self._slot}price:{sku}", "prices")
-            available, flat = await pipe.execute()
-        return int(available or 0), read_prices(flat or "")
+            pipe.time()
+            pipe.hget(slot.quantity(sku), "avail")
+            pipe.hmget(slot.price(sku), _PRICE)
+            time, available, (plan, prices, version, _) = await pipe.execute()
+        entries, now = read_prices(plan or prices or ""), moment(_clock(time))
+        return int(available or 0), Priced(
+            sku=sku,
+            prices=in_force(entries, now),
+            version=int(version or 0),
+            valid_until=boundary(entries, now),
+        )
 
     async def ledger(
         self, sku: str, *, before: int | None = None, limit: int = 50
     ) -> list[Movement]:
-        """The newest movements of a SKU first, those older than version `before`."""
-        index = f"{self._slot}moves:{sku}"
-        # The n-th movement of a SKU made its version n, so a version is a place in the index.
-        last = -1 if before is None else before - 2
-        first = -limit if before is None else max(0, last - limit + 1)
-        with _answering:
+        """The newest movements of a SKU first, those older than version `before`.
+
+        Those that were trimmed, because the journal has them, are left out.
+        """
+        slot = self.slots.at(sku)
+        index = slot.moves(sku)
+        with answering:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.exists(index)
-            if last >= first or before is None:
-                pipe.lrange(index, first, last)
-            known, *found = await pipe.execute()
-            if not known:
+            pipe.hget(slot.quantity(sku), "ver")
+            pipe.lrange(index, -limit, -1)
+            version, found = await pipe.execute()
+            if version is None:
                 raise UnknownSku
+            if before is not None:
+                # The n-th movement of a SKU made its version n: a version is a place in the index.
+                last = min(before - 1, int(version)) - int(version) - 1
+                found = await self._redis.lrange(index, last - limit + 1, last)
             pipe = self._redis.pipeline(transaction=False)
-            for entry in reversed(found[0] if found else []):
-                pipe.xrange(self._ledger, entry, entry)
+            for entry in reversed(found):
+                pipe.xrange(slot.ledger, entry, entry)
             entries = await pipe.execute()
         return [_movement(entry, fields) for found in entries for entry, fields in found]
 
     async def put_offers(self, offers: Sequence[Offer], traceparent: str = "") -> list[Change]:
-        """Set the units on hand and merge the prices of many SKUs, in one round trip.
+        """Set the units on hand and merge the prices of many SKUs, a few round trips for all.
 
         "short": fewer units than are reserved, so nothing of that offer's stock was changed.
         """
-        with _answering:
-            pipe = self._redis.pipeline(transaction=False)
-            places: list[int] = []
-            for place, offer in enumerate(offers):
-                if offer.stock is not None:
-                    command = Adjust(stock=offer.stock, action=Action.SET, reason="import")
-                    keys, args = self._adjusting(offer.sku, command, None, traceparent)
-                    await self._adjust(keys=keys, args=args, client=pipe)
-                    places.append(place)
-                if offer.prices:
-                    keys, args = self._pricing(offer.sku, "merge", offer.prices, traceparent)
-                    await self._price(keys=keys, args=args, client=pipe)
-                    places.append(place)
-            replies = await pipe.execute() if places else []
         changes: list[set[Change]] = [set() for _ in offers]
-        for place, reply in zip(places, replies, strict=True):
-            changes[place].add(_change(reply))
+        stocked = [place for place, offer in enumerate(offers) if offer.stock is not None]
+        adjusted = await self.adjust_many(
+            [
+                (
+                    offers[place].sku,
+                    Adjust(stock=offers[place].stock or 0, action=Action.SET, reason="import"),
+                    None,
+                )
+                for place in stocked
+            ],
+            traceparent,
+        )
+        for place, result in zip(stocked, adjusted, strict=True):
+            changes[place].add(result.change if isinstance(result, Adjusted) else "short")
+        priced = [place for place, offer in enumerate(offers) if offer.prices]
+        edited = await self.edit_prices(
+            [(offers[place].sku, "merge", offers[place].prices) for place in priced], traceparent
+        )
+        for place, change in zip(priced, edited, strict=True):
+            changes[place].add(change)
         ranked: tuple[Change, ...] = ("short", "created", "updated")
         return [next((r for r in ranked if r in seen), "unchanged") for seen in changes]
 
-    async def _decide(self, script: Any, keys: list[str], args: list[Any]) -> list[Any]:
+    def _one_slot(self, lines: Sequence[tuple[str, int]]) -> Slot:
+        return self.slots.at(lines[0][0]) if lines else self.slots[0]
+
+    async def _now(self) -> int:
+        return _clock(await self._redis.time())
+
+    async def _decide(self, slot: Slot, script: Any, keys: list[str], args: list[Any]) -> list[Any]:
         """The script's answer; holds that are over and in its way are ended first."""
         for _ in range(MAX_PASSES):
             reply = await script(keys, args)
             if reply[0] != "due":
                 return list(reply)
-            await self._expire(reply[1:])
+            await self._expire(slot, reply[1:])
         raise Unavailable("Too many holds are over at once.")
 
-    async def _expire(self, orders: Sequence[str]) -> int:
+    async def _expire(self, slot: Slot, names: Sequence[str]) -> int:
         ended = 0
-        for order in orders:
-            hold = await self._redis.hgetall(f"{self._slot}r:{order}")
-            lines = _held(hold)
-            args = ["expire", order, "", str(derived_id(order, "expired")), KEEP_MS, ""]
-            reply = await self._finish(
-                self._step_keys(order, f"expired:{order}", lines), [*args, *_flat(order, lines)]
-            )
+        for name in names:
+            hold = await self._redis.hgetall(slot.hold(name))
+            lines = [(sku, qty, 0) for sku, qty in _held(hold)]
+            cart = name.startswith(_CART)
+            cause = f"{name}:{int(hold.get('ver', 0)) + 1}" if cart else name
+            said = "" if cart else str(derived_id(name, "expired"))
+            args = ["expire", name, name[len(_CART) :] if cart else "", said, KEEP_MS, ""]
+            keys = self._step_keys(slot, name, f"expired:{name}", lines)
+            reply = await self._finish(keys, [*args, *_flat(cause, lines)])
             ended += reply[0] == "expired"
         return ended
 
+    async def _given(self, slot: Slot, reservation: UUID | None) -> tuple["_Cart", dict[str, int]]:
+        """A cart's hold as it stands, and the units it gives up to whoever takes its place."""
+        if reservation is None:
+            return _Cart("", "none", 0), {}
+        name = _cart(reservation)
+        with answering:
+            hold = await self._redis.hgetall(slot.hold(name))
+        state = hold.get("state", "none")
+        given = dict(_held(hold)) if state == "held" else {}
+        return _Cart(name, state, int(hold.get("ver", 0))), given
+
+    async def _plans(
+        self, skus: Sequence[str]
+    ) -> tuple[datetime, list[tuple[list[PriceEntry], tuple[str, str], int]]]:
+        """The time, and for each SKU its plan, plan and prices in force as text, its version."""
+        with answering:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.time()
+            for sku in skus:
+                pipe.hmget(self.slots.at(sku).price(sku), _PRICE)
+            time, *found = await pipe.execute()
+        return moment(_clock(time)), [
+            (read_prices(plan or prices or ""), (plan or prices or "", prices or ""), int(ver or 0))
+            for plan, prices, ver, _ in found
+        ]
+
+    async def _write_plans(
+        self,
+        steps: Sequence[tuple[str, Sequence[PriceEntry], int]],
+        at: datetime,
+        traceparent: str,
+        *,
+        edited: bool = True,
+    ) -> list[bool]:
+        """Write each SKU's plan and what of it is in force, unless its version is another now."""
+        if not steps:
+            return []
+        with answering:
+            pipe = self._redis.pipeline(transaction=False)
+            for sku, entries, version in steps:
+                slot = self.slots.at(sku)
+                plan, prices = flat_plan(entries), flat_prices(in_force(entries, at))
+                until = boundary(entries, at)
+                await self._price(
+                    keys=(slot.price(sku), slot.outbox, slot.bounds, slot.ledger),
+                    args=(
+                        *(sku, version, str(uuids.uuid7()), traceparent),
+                        *("" if plan == prices else plan, prices),
+                        *("" if until is None else milliseconds(until), int(edited)),
+                    ),
+                    client=pipe,
+                )
+            replies = await pipe.execute()
+        return [reply[0] == "ok" for reply in replies]
+
     def _step_keys(
-        self, order: UUID | str, marker: UUID | str, lines: Sequence[tuple[str, int]]
+        self,
+        slot: Slot,
+        name: UUID | str,
+        marker: UUID | str | None,
+        lines: Sequence[tuple[str, int, int]],
+        *more: str,
     ) -> list[str]:
-        slot = self._slot
-        keys = [f"{slot}r:{order}", self._exp, self._ledger, self.outbox, f"{slot}in:{marker}"]
-        for sku, _ in lines:
-            keys += (f"{slot}q:{sku}", f"{slot}moves:{sku}")
+        keys = [slot.hold(name), slot.exp, slot.ledger, slot.outbox]
+        if marker is not None:
+            keys.append(slot.marker(marker))
+        keys += more
+        for sku, _, _ in lines:
+            keys += (slot.quantity(sku), slot.moves(sku))
         return keys
 
     def _adjusting(
         self, sku: str, command: Adjust, key: str | None, traceparent: str
     ) -> tuple[list[str], list[Any]]:
-        slot = self._slot
+        slot = self.slots.at(sku)
         return (
             [
-                f"{slot}q:{sku}",
-                f"{slot}moves:{sku}",
-                self._ledger,
-                self.outbox,
-                self._exp,
-                f"{slot}in:{key or ''}",
+                slot.quantity(sku),
+                slot.moves(sku),
+                slot.ledger,
+                slot.outbox,
+                slot.exp,
+                slot.marker(key or ""),
             ],
             [
                 sku,
@@ -313,55 +621,72 @@ class StockStore:
             ],
         )
 
-    def _pricing(
-        self,
-        sku: str,
-        how: Literal["replace", "merge"],
-        prices: Sequence[PriceEntry],
-        traceparent: str,
-    ) -> tuple[list[str], list[Any]]:
-        return (
-            [f"{self._slot}price:{sku}", self.outbox],
-            [sku, how, str(uuids.uuid7()), traceparent, *flat_prices(prices)],
-        )
+
+class _Cart(Struct, frozen=True):
+    """A cart's hold as it was read."""
+
+    name: str
+    state: str
+    version: int
 
 
-class _Answering:
-    """A Redis that does not answer, or may not write, is a 503 to whoever asked."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
-    ) -> None:
-        if isinstance(error, Unreachable | TooSlow | OutOfMemoryError | ReadOnlyError):
-            raise Unavailable("The stock store does not answer.") from error
+_CART = "cart:"
+_PRICE = ("plan", "prices", "ver", "until")
 
 
-_answering = _Answering()
+def _cart(reservation: UUID) -> str:
+    return f"{_CART}{reservation}"
 
 
-def script_text(name: str) -> str:
-    """The script with what all share in front of it; only the first line may be the shebang."""
-    shared, own = ((files("stock") / f"{part}.lua").read_text() for part in ("step", name))
-    return shared + own.removeprefix("#!lua")
+def _refuse_ended(state: str) -> None:
+    if state == "none":
+        raise UnknownHold
+    if state == "taken":
+        raise HoldTaken
+    if state != "held":
+        raise HoldOver
 
 
-def _script(redis: Redis, name: str) -> Any:
-    return redis.register_script(script_text(name))
+def _adjusted(sku: str, reply: Sequence[Any]) -> Adjusted:
+    match reply:
+        case ["short", available]:
+            raise InsufficientStock(available=available)
+        case ["full"]:
+            raise TooManyUnits
+        case ["reused"]:
+            raise KeyReused
+    outcome, available, reserved, version, low, new = reply
+    change: Change = "unchanged" if outcome != "ok" else "created" if new else "updated"
+    return Adjusted(
+        level(sku, available, reserved, version, _number(low)), outcome == "replay", change
+    )
 
 
-def _flat(cause: UUID | str, lines: Sequence[tuple[str, int]]) -> list[Any]:
+def _changes(
+    wanted: Sequence[tuple[str, int]], given: Mapping[str, int]
+) -> list[tuple[str, int, int]]:
+    """For each SKU in order: the units wanted, and those that another hold gives up."""
+    units = dict(wanted)
+    return [
+        (sku, units.get(sku, 0), given.get(sku, 0)) for sku in sorted(units.keys() | given.keys())
+    ]
+
+
+def _flat(cause: UUID | str, lines: Sequence[tuple[str, int, int]]) -> list[Any]:
     """The number of lines, then each with the id of the `stock.changed` that it makes."""
     flat: list[Any] = [len(lines)]
-    for sku, qty in lines:
-        flat += (sku, qty, str(derived_id(cause, f"stock.changed:{sku}")))
+    for sku, qty, given in lines:
+        flat += (sku, qty, given, str(derived_id(cause, f"stock.changed:{sku}")))
     return flat
 
 
 def _held(hold: Mapping[str, str]) -> list[tuple[str, int]]:
     return [(hold[f"s{i}"], int(hold[f"q{i}"])) for i in range(1, int(hold.get("n", 0)) + 1)]
+
+
+def _shortage(text: str) -> dict[str, object]:
+    sku, requested, available = text.split(":")
+    return {"sku": sku, "requested": int(requested), "available": int(available)}
 
 
 def _movement(entry: str, fields: Mapping[str, str]) -> Movement:
@@ -380,9 +705,11 @@ def _movement(entry: str, fields: Mapping[str, str]) -> Movement:
     )
 
 
-def _change(reply: Sequence[Any]) -> Change:
-    if reply[0] == "same":
-        return "unchanged"
-    if reply[0] == "ok":
-        return "created" if reply[-1] else "updated"
-    return "short"
+def _number(text: str | int | None) -> int | None:
+    return int(text) if text not in {None, ""} else None
+
+
+def _clock(time: tuple[int, int]) -> int:
+    """Milliseconds of Redis's clock."""
+    seconds, micros = time
+    return seconds * 1000 + micros // 1000

@@ -17,7 +17,8 @@ from shop_contracts.envelope import Event
 from shop_contracts.events.checkout import OrderAuthorisedV1, OrderCancelledV1, OrderPlacedV1
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 from shop_contracts.types import Line
-from stock.domain import PriceEntry, TooManyLines
+from stock.domain import TooManyLines
+from stock.prices import PriceEntry
 from stock.store import Offer, Step, StockStore
 
 SWEEP_SECONDS = 0.5
