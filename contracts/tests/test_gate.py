@@ -318,7 +318,7 @@ BREAKING = [
         ),
         "routing",
         "topology",
-        "/events/3/subject",
+        "",
         "subject of image.resized.v1 was 'product_id' and is 'image_url'",
     ),
     Plant(
