@@ -306,7 +306,10 @@ def _opened(path: Path | None, bank: Bank) -> IO[bytes] | None:
         for line in path.read_bytes().splitlines():
             with suppress(msgspec.DecodeError):
                 bank.takes(msgspec.json.decode(line, type=Change))
-    return path.open("ab")
+    journal = path.open("ab")
+    # what is written next must not continue a torn line
+    journal.write(b"\n")
+    return journal
 
 
 def _failed(status: int) -> web.Response:
