@@ -25,7 +25,7 @@ from rich.console import Console
 from shop import servers, setup
 from shop.client import ShopClient
 from shop.profiles import ROOT
-from shop.stack import Stack
+from shop.stack import Stack, StackFailed
 
 PEERS = Path(__file__).parent / "peers"
 SKUS = 1_000
@@ -269,4 +269,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=int, default=5)
     arguments = parser.parse_args()
     os.chdir(ROOT)
-    asyncio.run(main(arguments.rounds, arguments.seconds))
+    try:
+        asyncio.run(main(arguments.rounds, arguments.seconds))
+    except StackFailed as failure:
+        sys.exit(f"bench: {failure}")
