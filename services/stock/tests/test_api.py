@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import aiohttp
@@ -198,6 +199,120 @@ async def test_prices_are_replaced_and_read_together(client: aiohttp.ClientSessi
     assert ["table", "chair"] == [item["sku"] for item in many["items"]]
 
 
+async def test_prices_are_asked_for_by_buyer_and_by_time(client: aiohttp.ClientSession) -> None:
+    begin, end = "2100-01-01T12:00:00Z", "2100-01-02T12:00:00Z"
+    prices = [
+        {"currency": "EUR", "amount_minor": 2000},
+        {"currency": "EUR", "amount_minor": 1500, "group": "trade", "min_qty": 12},
+        {
+            "currency": "EUR",
+            "amount_minor": 1000,
+            "promotion": "new-year",
+            "valid_from": begin,
+            "valid_until": end,
+        },
+    ]
+    async with client.put("/products/chair/prices", json={"prices": prices}, headers=WRITE) as done:
+        assert 200 == done.status
+
+    async def asked(**query: str) -> list[Any]:
+        _, found = await get(client, "/prices?" + urlencode({"sku": "chair", **query}))
+        (item,) = found["items"]
+        amounts = [(price["amount_minor"], price["list_minor"]) for price in item["prices"]]
+        return [amounts, item["valid_until"]]
+
+    assert [[(2000, None), (1500, None)], begin] == await asked()
+    assert [[(2000, None)], begin] == await asked(group="trade", qty="11")
+    assert [[(1500, None)], begin] == await asked(group="trade", qty="12", currency="EUR")
+    assert [[], begin] == await asked(currency="JPY")
+    assert [[(1000, 2000), (1500, None)], end] == await asked(at=begin)
+    assert [[(2000, None), (1500, None)], None] == await asked(at=end)
+
+
+async def test_a_price_that_ends_before_it_begins_is_pointed_at(
+    client: aiohttp.ClientSession,
+) -> None:
+    price = {
+        "currency": "EUR",
+        "amount_minor": 1,
+        "valid_from": "2100-01-01T00:00:00Z",
+        "valid_until": "2099-01-01T00:00:00Z",
+    }
+    async with client.put("/products/chair/prices", json={"prices": [price]}, headers=WRITE) as no:
+        problem = await no.json(content_type=None)
+
+    assert 422 == no.status
+    assert "/prices/0" == problem["errors"][0]["pointer"]
+
+
+async def test_a_threshold_is_set_read_and_taken_away(client: aiohttp.ClientSession) -> None:
+    await put_stock(client, "chair", 9)
+    replies = []
+    for threshold in (3, None):
+        async with client.put(
+            "/products/chair/stock/threshold", json={"threshold": threshold}, headers=WRITE
+        ) as answer:
+            replies.append((answer.status, (await answer.json()).get("low_stock_threshold")))
+        _, level = await get(client, "/products/chair/stock")
+        assert threshold == level.get("low_stock_threshold")
+
+    assert [(200, 3), (200, None)] == replies
+
+
+async def test_a_reservation_is_made_replaced_extended_and_released(
+    client: aiohttp.ClientSession,
+) -> None:
+    await put_stock(client, "chair", 5)
+
+    async def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        async with client.request(method, path, json=body, headers=WRITE) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    status, held = await ask(
+        "POST", "/reservations", {"lines": [{"sku": "chair", "qty": 4}], "hold_seconds": 30}
+    )
+    assert (201, "held") == (status, held["state"])
+    path = f"/reservations/{held['id']}"
+    assert (200, held) == await ask("GET", path)
+
+    status, short = await ask("POST", "/reservations", {"lines": [{"sku": "chair", "qty": 2}]})
+    assert (409, "urn:shop:problem:insufficient-stock") == (status, short["type"])
+    assert [{"sku": "chair", "requested": 2, "available": 1}] == short["lines"]
+
+    status, more = await ask(
+        "POST", "/reservations", {"id": held["id"], "lines": [{"sku": "chair", "qty": 5}]}
+    )
+    assert (201, held["id"]) == (status, more["id"])
+    assert more["expires_at"] > held["expires_at"]
+
+    status, longer = await ask("PATCH", path, {"hold_seconds": 3600})
+    assert (200, 3) == (status, longer["version"])
+    assert longer["expires_at"] > more["expires_at"]
+
+    assert [204, 204] == [(await ask("DELETE", path))[0] for _ in range(2)]
+    assert (410, "urn:shop:problem:reservation-over") == (
+        (late := await ask("PATCH", path, {}))[0],
+        late[1]["type"],
+    )
+    assert 404 == (await ask("PATCH", f"/reservations/{uuid4()}", {}))[0]
+    assert (200, 5) == ((level := await get(client, "/products/chair/stock"))[0], level[1]["stock"])
+
+
+async def test_a_reservation_that_is_over_is_gone(
+    client: aiohttp.ClientSession, redis: Any, settings: Settings
+) -> None:
+    await put_stock(client, "chair", 5)
+    body = {"lines": [{"sku": "chair", "qty": 4}]}
+    async with client.post("/reservations", json=body, headers=WRITE) as answer:
+        id_ = (await answer.json())["id"]
+    slot = f"{settings.key_prefix}{{s0}}:"
+    await redis.hset(f"{slot}r:cart:{id_}", "exp", "1")
+
+    for method in ("PATCH", "DELETE"):
+        async with client.request(method, f"/reservations/{id_}", json={}, headers=WRITE) as late:
+            assert 410 == late.status
+
+
 async def test_a_price_for_the_same_buyers_twice_is_pointed_at(
     client: aiohttp.ClientSession,
 ) -> None:
@@ -317,7 +432,9 @@ async def test_a_malformed_idempotency_key_is_refused(
         ("GET", "/products/chair/ledger?before=1", 400),
         ("GET", "/prices", 400),
         ("GET", "/prices?sku=a%20b", 400),
-        ("GET", "/prices?sku=a&currency=EUR", 400),
+        ("GET", "/prices?sku=a&colour=red", 400),
+        ("GET", "/prices?sku=a&at=noon", 400),
+        ("GET", "/reservations/1", 404),
         ("GET", "/prices?" + "&".join(f"sku=s{i}" for i in range(101)), 400),
     ],
 )

@@ -5,27 +5,40 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
+import uuid_utils.compat as uuids
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from chassis import telemetry
-from chassis.http import get, post, put, query, read, reply
+from chassis.http import delete, get, patch, post, put, query, read, reply
 from chassis.http.reading import CLOSE
 from chassis.problems import BadRequest, Fault, Invalid, NotFound, TooLarge, UnsupportedMediaType
 from feeds import jobs
 from feeds.rows import BadUpload, FeedError, NoSuchJob
 from feeds.rows import TooLarge as FeedTooLarge
-from shop_contracts.types import Sku
-from stock.domain import Adjust, Level, Movement
-from stock.prices import Priced, PriceEntry, duplicates
-from stock.store import InsufficientStock, KeyReused, StockStore, TooManyUnits, UnknownSku
+from shop_contracts.types import Currency, Sku, Time
+from stock.domain import MAX_LINES, Adjust, Level, Movement, Reservation, Units
+from stock.prices import Group, Priced, PriceEntry, Tier, applicable, duplicates
+from stock.store import (
+    HoldOver,
+    HoldTaken,
+    InsufficientStock,
+    KeyReused,
+    StockStore,
+    TooManyUnits,
+    UnknownHold,
+    UnknownSku,
+)
 
 STORE = web.AppKey("store", StockStore)
 SPOOL = web.AppKey("spool", Path)
 
 MAX_PRICES = 200
+MAX_QTY = 999
+MAX_HOLD_SECONDS = 3_600
 MAX_FIELD = 64 * 1024
 
 _KEY = re.compile(r'("?)([A-Za-z0-9_-]{16,128})\1')
@@ -52,15 +65,53 @@ class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class PricesQuery(Struct, frozen=True, kw_only=True):
-    """Which SKUs to price."""
+    """Which SKUs to price, when (now unless `at` is given) and for whom.
+
+    With a `qty` there is one price for each currency: that of the group's own highest tier if it
+    has one, else of everybody's.
+    """
 
     sku: Annotated[list[Sku], Meta(min_length=1, max_length=100)]
+    at: Time | None = None
+    currency: Currency | None = None
+    group: Group | None = None
+    qty: Tier | None = None
 
 
 class PriceList(Struct, frozen=True, kw_only=True):
     """The priced ones of the SKUs asked for."""
 
     items: list[Priced]
+
+
+class Threshold(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From how many available units on a SKU runs low; null: never."""
+
+    threshold: Units | None
+
+
+HoldSeconds = Annotated[int, Meta(ge=1, le=MAX_HOLD_SECONDS)]
+
+
+class WantedLine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So many units of one SKU; lines of one SKU are summed."""
+
+    sku: Sku
+    qty: Annotated[int, Meta(ge=1, le=MAX_QTY)]
+
+
+class Reserve(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a cart wants to hold, and for how long from now on."""
+
+    id: UUID | None = None
+    lines: Annotated[list[WantedLine], Meta(min_length=1, max_length=MAX_LINES)]
+    hold_seconds: HoldSeconds | None = None
+
+
+class Extend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For how long from now on to hold what is held."""
+
+    hold_seconds: HoldSeconds | None = None
 
 
 class LedgerQuery(Struct, frozen=True, kw_only=True):
@@ -121,9 +172,61 @@ async def put_prices(request: web.Request) -> web.Response:
 
 
 async def list_prices(request: web.Request) -> web.Response:
-    """The prices of several SKUs; those without a price are left out."""
-    skus = query(request, PricesQuery).sku
-    return reply(PriceList(items=await request.app[STORE].prices(list(dict.fromkeys(skus)))))
+    """What is in force of several SKUs; those without a price are left out."""
+    asked = query(request, PricesQuery)
+    found = await request.app[STORE].prices(list(dict.fromkeys(asked.sku)), asked.at)
+    return reply(
+        PriceList(
+            items=[
+                structs.replace(
+                    priced,
+                    prices=applicable(
+                        priced.prices, currency=asked.currency, group=asked.group, qty=asked.qty
+                    ),
+                )
+                for priced in found
+            ]
+        )
+    )
+
+
+async def put_threshold(request: web.Request) -> web.Response:
+    """From how many available units on `stock.ran_low` is told, each time they are crossed."""
+    units = (await read(request, Threshold)).threshold
+    return reply(await request.app[STORE].set_threshold(request.match_info["sku"], units))
+
+
+async def post_reservation(request: web.Request) -> web.Response:
+    """Hold units for a cart, all lines or none.
+
+    With the `id` of an earlier reservation its hold is replaced, so that a cart never stands in its
+    own way; choose the `id` yourself to make a repetition harmless.
+    """
+    asked = await read(request, Reserve)
+    held = await request.app[STORE].hold(
+        asked.id or uuids.uuid7(),
+        [(line.sku, line.qty) for line in asked.lines],
+        asked.hold_seconds,
+        telemetry.inject(),
+    )
+    return reply(held, status=201, headers={"Location": f"/reservations/{held.id}"})
+
+
+async def get_reservation(request: web.Request) -> web.Response:
+    """What a reservation holds; its state is held, released, expired, or taken by an order."""
+    return reply(await request.app[STORE].reservation(_reservation(request)))
+
+
+async def patch_reservation(request: web.Request) -> web.Response:
+    """Hold for `hold_seconds` from now on, while the reservation still holds."""
+    seconds = (await read(request, Extend)).hold_seconds
+    return reply(await request.app[STORE].extend(_reservation(request), seconds))
+
+
+async def delete_reservation(request: web.Request) -> web.Response:
+    """Give the units back; repeating it changes nothing."""
+    await request.app[STORE].release(_reservation(request), telemetry.inject())
+    return web.Response(status=204)
 
 
 async def post_import(request: web.Request) -> web.Response:
@@ -218,6 +321,10 @@ def _idempotency_key(request: web.Request) -> str | None:
     return found[2]
 
 
+def _reservation(request: web.Request) -> UUID:
+    return UUID(request.match_info["id"])
+
+
 def _twice(place: int) -> Fault:
     return {
         "pointer": f"/prices/{place}",
@@ -227,6 +334,7 @@ def _twice(place: int) -> Fault:
 
 
 _SKU = "/products/{sku:[A-Za-z0-9][A-Za-z0-9._-]{0,63}}"
+_RESERVATION = "/reservations/{id:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}}"
 _WRITE = "stock:write"
 
 ROUTES = [
@@ -277,6 +385,51 @@ ROUTES = [
         summary="The prices of several SKUs",
         query=PricesQuery,
         reply=PriceList,
+    ),
+    put(
+        f"{_SKU}/stock/threshold",
+        put_threshold,
+        summary="Say from how many units on a SKU runs low",
+        body=Threshold,
+        reply=Level,
+        scope=_WRITE,
+        problems=(UnknownSku,),
+    ),
+    post(
+        "/reservations",
+        post_reservation,
+        summary="Hold units for a cart",
+        body=Reserve,
+        reply=Reservation,
+        status=201,
+        scope=_WRITE,
+        problems=(InsufficientStock, HoldTaken),
+        sends={"Location": "Where the reservation is read, extended and released."},
+    ),
+    get(
+        _RESERVATION,
+        get_reservation,
+        summary="What a cart holds",
+        reply=Reservation,
+        scope=_WRITE,
+        problems=(UnknownHold,),
+    ),
+    patch(
+        _RESERVATION,
+        patch_reservation,
+        summary="Hold longer",
+        body=Extend,
+        reply=Reservation,
+        scope=_WRITE,
+        problems=(UnknownHold, HoldOver, HoldTaken),
+    ),
+    delete(
+        _RESERVATION,
+        delete_reservation,
+        summary="Give a cart's units back",
+        status=204,
+        scope=_WRITE,
+        problems=(UnknownHold, HoldOver, HoldTaken),
     ),
     post(
         "/stock/imports",

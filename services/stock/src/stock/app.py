@@ -128,6 +128,7 @@ async def worker() -> None:
         await run_until_stopped(
             consume(settings.broker_url, "stock", "checkout", worker_.HANDLERS, store),
             worker_.sweep(store),
+            worker_.turn_prices(store),
             worker_.carry_imports(store, settings.spool_dir),
             health=_health(settings.host, settings.worker_port),
             checks=[("redis", store.ping)],

@@ -1,6 +1,7 @@
 """HTML that stock owns: the offer of one SKU, a part of product pages. Knows no driver."""
 
 import hashlib
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from aiohttp import web
@@ -8,7 +9,7 @@ from aiohttp import web
 from chassis.http import get, page
 from chassis.pages import templates
 from stock.domain import label
-from stock.prices import PriceEntry, shown_price
+from stock.prices import Priced, PriceEntry, shown_price
 from stock.store import StockStore
 
 STORE = web.AppKey("pages_store", StockStore)
@@ -29,7 +30,7 @@ async def get_offer(request: web.Request) -> web.Response:
     price = shown_price(priced.prices, request.app[CURRENCY])
     html, tag = _rendered(sku, price, label(available), available=available > 0)
     headers = {
-        "Surrogate-Control": f"max-age={MAX_AGE}",
+        "Surrogate-Control": f"max-age={_max_age(priced)}",
         "Cache-Control": "public, max-age=0, must-revalidate",
         "ETag": f'"{tag}"',
         "xkey": f"s-{sku}",
@@ -37,6 +38,14 @@ async def get_offer(request: web.Request) -> web.Response:
     if any(known.value == tag for known in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     return page(html, headers=headers)
+
+
+def _max_age(priced: Priced) -> int:
+    """Whole seconds in which nothing that is shown here ends by itself."""
+    if priced.valid_until is None:
+        return MAX_AGE
+    left = (priced.valid_until - datetime.now(UTC)).total_seconds()
+    return min(MAX_AGE, max(0, int(left)))
 
 
 @lru_cache(KEPT)

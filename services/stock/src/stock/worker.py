@@ -22,6 +22,7 @@ from stock.prices import PriceEntry
 from stock.store import Offer, Step, StockStore
 
 SWEEP_SECONDS = 0.5
+TURN_SECONDS = 0.2
 IMPORT_POLL_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -76,6 +77,17 @@ async def sweep(store: StockStore) -> NoReturn:
         except Unavailable as error:
             _log.warning("sweep put off", reason=str(error))
         await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def turn_prices(store: StockStore) -> NoReturn:
+    """Tell of prices that begin or end by themselves, also those that did while nobody was up."""
+    while True:
+        try:
+            while await store.turn_due():
+                pass
+        except Unavailable as error:
+            _log.warning("price boundaries put off", reason=str(error))
+        await asyncio.sleep(TURN_SECONDS)
 
 
 async def carry_imports(store: StockStore, spool: Path) -> NoReturn:
