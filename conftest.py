@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from bus import topology
+from bus.broker import connected
+from shop_contracts.topology import TOPOLOGY
 
 ROOT = Path(__file__).parent
 
@@ -41,8 +43,8 @@ def prefix() -> str:
 
 
 @pytest.fixture(scope="session")
-async def broker_url(stack: StackFile, prefix: str) -> AsyncIterator[str]:
-    """A virtual host of this session's own, with the whole topology in it."""
+async def virtual_host(stack: StackFile, prefix: str) -> AsyncIterator[str]:
+    """A virtual host of this session's own, with the whole topology in it; its address."""
     management = urlsplit(stack.management_url)
     login = aiohttp.encode_basic_auth(management.username or "", management.password or "")
     api = f"http://{management.hostname}:{management.port}/api"
@@ -60,6 +62,17 @@ async def broker_url(stack: StackFile, prefix: str) -> AsyncIterator[str]:
         await topology.apply(url)
         yield url
         await session.delete(f"{api}/vhosts/{name}")
+
+
+@pytest.fixture(scope="module")
+async def broker_url(virtual_host: str) -> str:
+    """The session's virtual host, without what other modules left in its work queues."""
+    async with connected(virtual_host, "tests") as connection:
+        channel = await connection.channel()
+        for spec in TOPOLOGY.queues:
+            if spec.arguments["x-queue-type"] == "quorum":
+                await (await channel.get_queue(spec.name)).purge()
+    return virtual_host
 
 
 @pytest.fixture(autouse=True)
