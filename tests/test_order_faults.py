@@ -108,9 +108,9 @@ class Shopper:
         return seen
 
 
-async def stocked(http: aiohttp.ClientSession, stack: Stack, orders: int) -> None:
+async def stocked(http: aiohttp.ClientSession, stack: Stack, levels: dict[str, int]) -> None:
     admin = {"Authorization": f"Bearer {api_key(stack.profile)}"}
-    for sku, units in [*((sku, orders) for sku in PLENTY), (SCARCE, orders // 40)]:
+    for sku, units in levels.items():
         url = stack.profile.url("stock", path=f"/products/{sku}")
         price = {"prices": [{"currency": "EUR", "amount_minor": 1_999}]}
         for path, body in (("stock", {"stock": units, "action": "set"}), ("prices", price)):
@@ -118,10 +118,10 @@ async def stocked(http: aiohttp.ClientSession, stack: Stack, orders: int) -> Non
                 assert answer.status in {200, 201}, await answer.text()
 
 
-async def fails(http: aiohttp.ClientSession, stack: Stack) -> None:
+async def fails(http: aiohttp.ClientSession, stack: Stack, faults: list[str]) -> None:
     """Let the provider fail now and then, and its webhooks come doubled, late and out of order."""
     script = {
-        "faults": [{"does": does, "times": 1_000_000, "chance": 0.01} for does in FAULTS],
+        "faults": [{"does": does, "times": 1_000_000, "chance": 0.01} for does in faults],
         "webhooks": {"copies": 2, "jitter_s": 1.0, "lost": 0.1},
     }
     url = stack.profile.url("payments-simulator", path="/simulator/script")
@@ -133,8 +133,8 @@ async def survive(stack: Stack, orders: int, at_once: int, within: float) -> Cou
     """Place so many orders while each process is killed in turn; how they end."""
     timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as http:
-        await stocked(http, stack, orders)
-        await fails(http, stack)
+        await stocked(http, stack, {**dict.fromkeys(PLENTY, orders), SCARCE: orders // 40})
+        await fails(http, stack, FAULTS)
         shopper = Shopper(http, stack)
         left = iter(range(orders))
 
@@ -181,3 +181,40 @@ async def test_five_thousand_accepted_orders_end_while_each_process_is_killed_in
 
     assert 5_000 <= seen.total()
     assert seen["confirmed", None] > 3_000
+
+
+async def rush(stack: Stack, shoppers: int, units: int, seconds: float) -> Counter[Any]:
+    """So many shoppers come within so many seconds for so few units; how their orders end."""
+    sku = f"RUSH-{secrets.token_hex(4)}"
+    timeout = aiohttp.ClientTimeout(total=60)
+    connector = aiohttp.TCPConnector(limit=500)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
+        await stocked(http, stack, {sku: units})
+        await fails(http, stack, [])
+        shopper = Shopper(http, stack)
+
+        async def comes(number: int) -> None:
+            await asyncio.sleep(seconds * number / shoppers)
+            await shopper.buys(sku, "tok_ok")
+
+        await asyncio.gather(*(comes(number) for number in range(shoppers)))
+        seen = await until(
+            shopper.ended, lambda seen: {end for end, _ in seen} <= ENDS, within=300, every=1
+        )
+    assert [] == await verify.settled(stack.profile, mariadb=stack.mariadb, within=60)
+    return seen
+
+
+async def test_a_rush_sells_every_unit_once_and_tells_the_others(orders_stack: Stack) -> None:
+    seen = await rush(orders_stack, 200, 20, seconds=3)
+
+    assert {("confirmed", None): 20, ("cancelled", "out_of_stock"): 180} == seen
+
+
+@pytest.mark.long
+async def test_a_rush_of_five_thousand_within_a_minute_sells_five_hundred_units(
+    orders_stack: Stack,
+) -> None:
+    seen = await rush(orders_stack, 5_000, 500, seconds=60)
+
+    assert {("confirmed", None): 500, ("cancelled", "out_of_stock"): 4_500} == seen

@@ -274,13 +274,17 @@ async def _read_stock(books: Books, url: str) -> None:
                     has = await redis.hmget(key, ["recv", "avail", "resv", "sold"])
                     books.units[name] = Units(*(int(value or 0) for value in has))
                 case "r":
-                    books.holds[name] = _hold(await redis.hgetall(key))
+                    hold, part = _hold(await redis.hgetall(key)), books.holds.get(name)
+                    # an order with lines in several partitions has a hold in each
+                    lines = {**(part.lines if part else {}), **hold.lines}
+                    books.holds[name] = Hold(hold.state, lines)
                 case "exp" if not name:
                     books.expiring |= set(await redis.zrange(key, 0, -1))
                 case "ledger" if not name:
                     await _read_ledger(books, redis, key)
                 case "outbox" if not name:
-                    books.waiting["stock's outbox"] = await redis.xlen(key)
+                    waiting = books.waiting.get("stock's outbox", 0)
+                    books.waiting["stock's outbox"] = waiting + await redis.xlen(key)
 
 
 def _hold(fields: dict[str, str]) -> Hold:
@@ -295,6 +299,8 @@ async def _read_ledger(books: Books, redis: Any, key: str) -> None:
     start = "-"
     while entries := await redis.xrange(key, min=start, count=PAGE):
         for _, fields in entries:
+            if "sku" not in fields:
+                continue  # it moved no units
             sku = fields["sku"]
             # a ledger whose beginning is archived adds up to no counter
             whole.setdefault(sku, fields["ver"] == "1")
