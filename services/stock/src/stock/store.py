@@ -47,6 +47,7 @@ from stock.prices import (
     read_prices,
 )
 from stock.slots import Slot, Slots, answering, script
+from stock.together import Reads
 
 DAY_MS = 86_400_000
 KEEP_MS = 30 * DAY_MS  # of inbox markers and of ended holds: longer than any replay
@@ -125,6 +126,7 @@ class StockStore:
     ) -> None:
         # redis-py types every reply for bytes and text, sync and async at once.
         self._redis: Any = redis
+        self._reads = Reads(redis)
         self.slots = Slots.of(key_prefix, partitions)
         self._hold_ms = hold_ms
         self._adjust = script(redis, "adjust")
@@ -142,7 +144,7 @@ class StockStore:
     async def level(self, sku: str) -> Level:
         """How much there is; raises `UnknownSku`."""
         with answering:
-            available, reserved, version, low = await self._redis.hmget(
+            available, reserved, version, low = await self._reads.hmget(
                 self.slots.at(sku).quantity(sku), ("avail", "resv", "ver", "low")
             )
         if version is None:
