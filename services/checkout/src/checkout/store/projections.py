@@ -1,6 +1,7 @@
 """What other services say about SKUs, as far as it prices a cart. Newer replaces older."""
 
 from collections.abc import Collection, Sequence
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -60,7 +61,9 @@ class Projections:
         table = tables.products
 
         async def work(connection: AsyncConnection) -> None:
-            known = await _versions(connection, event, names)
+            known = await _versions(connection, product.product_id, names)
+            if _newest(known, product.product_id) >= version:
+                return
             fresh = [sku for sku in names if sku not in known]
             if fresh:
                 await connection.execute(
@@ -76,9 +79,7 @@ class Projections:
                         for sku in fresh
                     ],
                 )
-            for sku, (owner, before) in known.items():
-                if owner == product.product_id and before >= version:
-                    continue
+            for sku in known:
                 values: dict[str, object] = {"withdrawn": True, "version": version}
                 if sku in names:
                     values |= {
@@ -93,16 +94,34 @@ class Projections:
         await self._database.write(work)
 
     async def product_withdrawn(self, event: Event[ProductWithdrawnV1]) -> None:
-        """Sell none of its variants any more."""
+        """Sell none of its variants any more, not even those that are told of too late."""
         product, version = event.data, event.meta.entityversion
         table = tables.products
 
         async def work(connection: AsyncConnection) -> None:
+            known = await _versions(connection, product.product_id, product.skus)
+            if _newest(known, product.product_id) >= version:
+                return
             await connection.execute(
                 sa.update(table)
-                .where(table.c.product_id == product.product_id, table.c.version < version)
+                .where(table.c.product_id == product.product_id)
                 .values(withdrawn=True, version=version)
             )
+            fresh = [sku for sku in product.skus if sku not in known]
+            if fresh:
+                await connection.execute(
+                    sa.insert(table),
+                    [
+                        {
+                            "sku": sku,
+                            "product_id": product.product_id,
+                            "name": sku,
+                            "withdrawn": True,
+                            "version": version,
+                        }
+                        for sku in fresh
+                    ],
+                )
 
         await self._database.write(work)
 
@@ -126,16 +145,21 @@ async def _offers(
 
 
 async def _versions(
-    connection: AsyncConnection, event: Event[ProductPublishedV1], names: Collection[str]
-) -> dict[str, tuple[object, int]]:
-    """Owner and version of every row that the product has, had, or takes over now."""
+    connection: AsyncConnection, product_id: UUID, skus: Collection[str]
+) -> dict[str, tuple[UUID, int]]:
+    """Owner and version of every row that the product has, had, or is told of now."""
     table = tables.products.c
     rows = await connection.execute(
         sa.select(table.sku, table.product_id, table.version)
-        .where(sa.or_(table.product_id == event.data.product_id, table.sku.in_(names)))
+        .where(sa.or_(table.product_id == product_id, table.sku.in_(skus)))
         .with_for_update()
     )
-    return {sku: (product_id, version) for sku, product_id, version in rows}
+    return {sku: (owner, version) for sku, owner, version in rows}
+
+
+def _newest(known: dict[str, tuple[UUID, int]], product_id: UUID) -> int:
+    """The version that all rows of the product have been brought to."""
+    return max((version for owner, version in known.values() if owner == product_id), default=-1)
 
 
 def _name(product: str, options: dict[str, str]) -> str:
