@@ -740,6 +740,9 @@ async def test_a_boundary_is_turned_and_told_once_however_many_see_it(
     await redis.hset(f"{slot}price:chair", "plan", plan)
     await redis.zadd(f"{slot}bounds", {"chair": earlier})
 
+    since = await redis.hget(f"{slot}price:chair", "since")
+    assert since is not None
+
     turned = await asyncio.gather(*(store.turn_due() for _ in range(8)))
 
     assert 1 == sum(turned)
@@ -753,6 +756,8 @@ async def test_a_boundary_is_turned_and_told_once_however_many_see_it(
     assert first.valid_until == later.replace(microsecond=later.microsecond // 1000 * 1000)
     assert moment(earlier + 2 * 3_600_000) == last.data.valid_until
     assert 2 == len(await told(redis, store))
+    # the plan is as old as before: nobody edited it
+    assert since == await redis.hget(f"{slot}price:chair", "since")
     assert [("chair", float(earlier + 2 * 3_600_000))] == await redis.zrange(
         f"{slot}bounds", 0, -1, withscores=True
     )
@@ -775,6 +780,37 @@ async def test_boundaries_that_passed_while_nobody_was_awake_are_one_change(
     assert [80] == [price.amount_minor for price in data.prices]
     assert data.valid_until is None
     assert 0 == await redis.zcard(f"{slot}bounds")
+    await store.set_prices("chair", [planned(100, None)])
+    assert {"prices", "ver", "since"} == set(await redis.hkeys(f"{slot}price:chair"))
+
+
+async def test_the_ledger_records_whole_what_a_step_has_made(
+    store: StockStore, redis: Any, settings: Settings
+) -> None:
+    await stocked(store, chair=9)
+    order, refused, cart = uuid4(), uuid4(), uuid4()
+    await store.reserve(order, [("chair", 1)], uuid4())
+    await store.reserve(refused, [("chair", 10)], uuid4())
+    await store.finish("commit", order, [("chair", 1)], uuid4())
+    await store.hold(cart, [("chair", 1)])
+    await store.extend(cart)
+    await store.adjust("chair", put(Action.INCREMENT, 1), key=KEY)
+    await store.set_prices("chair", [planned(100, FAR)])
+    slot = f"{settings.key_prefix}{{s0}}:"
+
+    notes: dict[tuple[str, str], dict[str, str]] = {}
+    for _, fields in await redis.xrange(f"{slot}ledger"):
+        if "name" in fields:
+            notes[fields.pop("op"), fields.pop("name")] = fields
+
+    for (op, name), key in {
+        ("hold", str(order)): f"r:{order}",
+        ("hold", str(refused)): f"r:{refused}",
+        ("hold", f"cart:{cart}"): f"r:cart:{cart}",
+        ("key", KEY): f"in:{KEY}",
+        ("price", "chair"): "price:chair",
+    }.items():
+        assert notes[op, name] == await redis.hgetall(slot + key)
 
 
 async def test_a_price_begins_by_itself_for_whoever_asks(store: StockStore) -> None:
@@ -863,6 +899,7 @@ async def test_a_threshold_that_stands_leaves_no_trace(
         await store.set_threshold("chair", units)
 
     assert (await store.level("chair")).low_stock_threshold is None
+    assert not await redis.hexists(f"{settings.key_prefix}{{s0}}:q:chair", "low")
     assert 3 == await redis.xlen(f"{settings.key_prefix}{{s0}}:ledger")
 
 
@@ -876,7 +913,9 @@ async def test_units_that_come_back_are_told_by_whatever_cause(
     await store.reserve(over, [("chair", 1)], uuid4())
     await let_pass(redis, settings, over)
     await store.expire_due()
-    await store.adjust("chair", put(Action.DECREMENT, 1))
+    sold = uuid4()
+    await store.reserve(sold, [("chair", 1)], uuid4())
+    await store.finish("commit", sold, [("chair", 1)], uuid4())
     await store.adjust("chair", put(Action.INCREMENT, 3))
     await store.adjust("chair", put(Action.INCREMENT, 3))
 
@@ -1013,12 +1052,16 @@ async def test_a_cart_may_hold_again_after_its_time_and_each_end_is_told(
         await let_pass_cart(redis, settings, cart)
         assert 1 == await store.expire_due()
 
-    assert (1, 0, 7) == await numbers(store, "chair")
+    await store.hold(cart, [("chair", 1)])
+    assert -1 == await redis.pttl(f"{settings.key_prefix}{{s0}}:r:cart:{cart}")
+    assert (0, 1, 8) == await numbers(store, "chair")
     ids = [event.meta.id for event in await events(redis, store)]
     assert len(ids) == len(set(ids))
 
 
-async def test_an_order_takes_over_what_its_cart_held(store: StockStore, redis: Redis) -> None:
+async def test_an_order_takes_over_what_its_cart_held(
+    store: StockStore, redis: Redis, settings: Settings
+) -> None:
     await stocked(store, chair=3, table=2)
     cart, order = uuid4(), uuid4()
     await store.hold(cart, [("chair", 3), ("table", 1)])
@@ -1030,11 +1073,49 @@ async def test_an_order_takes_over_what_its_cart_held(store: StockStore, redis: 
     assert before == await numbers(store, "chair")
     assert (0, 2) == (await numbers(store, "table"))[:2]
     assert "taken" == (await store.reservation(cart)).state
+    slot = f"{settings.key_prefix}{{s0}}:"
+    assert [str(order)] == await redis.zrange(f"{slot}exp", 0, -1)
+    assert await redis.pttl(f"{slot}r:cart:{cart}") > 29 * 86_400_000
     for late in (store.release(cart), store.extend(cart), store.hold(cart, [("chair", 1)])):
         with pytest.raises(HoldTaken):
             await late
     assert "committed" == await store.finish("commit", order, [("chair", 3), ("table", 2)], uuid4())
     assert 0 == await store.expire_due()
+
+
+async def test_what_the_cart_held_and_the_order_leaves_out_is_free_again(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store, chair=3, table=2)
+    cart, order = uuid4(), uuid4()
+    await store.hold(cart, [("chair", 3), ("table", 1)])
+
+    assert "held" == await store.reserve(order, [("chair", 1)], uuid4(), taking=cart)
+
+    assert (2, 1) == (await numbers(store, "chair"))[:2]
+    assert (2, 0) == (await numbers(store, "table"))[:2]
+    held = (await events(redis, store))[-1].data
+    assert [("chair", 1)] == [(line.sku, line.qty) for line in held.lines]  # type: ignore[attr-defined]  # a ReservationHeldV1
+    assert "committed" == await store.finish("commit", order, [("chair", 1)], uuid4())
+
+
+async def test_an_order_looks_again_when_its_cart_changed_meanwhile(store: StockStore) -> None:
+    await stocked(store, chair=5)
+    cart = uuid4()
+    await store.hold(cart, [("chair", 3)])
+    look = store._given
+
+    async def look_early(*asked: Any) -> Any:
+        seen = await look(*asked)
+        store._given = look  # type: ignore[method-assign]  # the second look is the real one
+        await store.hold(cart, [("chair", 1)])
+        return seen
+
+    store._given = look_early  # type: ignore[method-assign]  # as if another call came between
+
+    assert "held" == await store.reserve(uuid4(), [("chair", 2)], uuid4(), taking=cart)
+
+    assert (3, 2) == (await numbers(store, "chair"))[:2]
 
 
 async def test_an_order_that_needs_more_than_its_cart_held_leaves_the_cart_alone(

@@ -5,7 +5,7 @@
 -- ARGV: 1 op  2 name: the order, or cart:<reservation>  3 causing event, or the reservation
 --       ('' for expire)  4 id of the reservation's event  5 keep ms  6 traceparent
 --       7 n  then sku, qty, 0, id of its stock.changed per line; each SKU once
--- Reply: {committed|released|returned|expired|commit_failed|tombstone} | {dup|noop|early|none}
+-- Reply: {committed|released|returned|expired|commit_failed|tombstone} | {dup|noop|early}
 --        | {again} | {conflict, why} | {due, order ids}
 local op, name, n = ARGV[1], ARGV[2], tonumber(ARGV[7])
 local cart = string.sub(name, 1, 5) == 'cart:'
@@ -72,7 +72,6 @@ if op == 'release' or op == 'return' then
     return finish('released', 'reservation.released.v1', 'release', 'released', 1, -1, 0)
   end
   if state == 'none' then
-    if cart then return { 'none' } end
     become('released')  -- the cancel overtook its order: a reserve that comes now finds it ended
     return mark({ 'tombstone' })
   end

@@ -5,9 +5,13 @@
 -- ARGV: 1 sku  2 version that the caller read (0 = none)  3 event id  4 traceparent
 --       5 plan ('' = nothing but what is in force)  6 prices in force
 --       7 end of that in ms ('' = none is planned)  8 1 if the plan is an edited one
--- Reply: {ok} | {moved}
+-- Reply: {ok} | {moved} | {same: another has turned this boundary already}
 local ver = redis.call('HGET', KEYS[1], 'ver') or '0'
 if ver ~= ARGV[2] then return { 'moved' } end
+if ARGV[8] ~= '1' and redis.call('HGET', KEYS[1], 'prices') == ARGV[6]
+    and (redis.call('HGET', KEYS[1], 'until') or '') == ARGV[7] then
+  return { 'same' }
+end
 -- From here on only writes.
 local s = { ledger = KEYS[4], outbox = KEYS[2], order = '', cause = '', traceparent = ARGV[4] }
 redis.call('HSET', KEYS[1], 'prices', ARGV[6], 'ver', text(ver + 1))
