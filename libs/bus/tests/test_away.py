@@ -8,7 +8,8 @@ from aio_pika import Message
 from aio_pika.abc import AbstractChannel
 
 from bus.broker import confirming, connected
-from bus.consumer import ATTEMPT_HEADER, consume
+from bus.consumer import consume
+from bus.subscription import ATTEMPT_HEADER
 from chassis.problems import Unavailable
 from shop_contracts import topology
 from shop_contracts.envelope import CONTENT_TYPE, Event, derived_id, encode, new

@@ -1,0 +1,71 @@
+"""A price that begins by itself is everywhere at once, and nobody has to ask for it."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from shop.client import ShopClient, until
+from shop_contracts.events.stock import PriceChangedV1
+
+pytestmark = pytest.mark.connected
+
+SOON = timedelta(seconds=5)
+
+
+async def test_a_promotion_is_in_search_page_and_cart_within_two_seconds_of_its_beginning(
+    shop: ShopClient,
+) -> None:
+    sku = await shop.put_product(price=2_000, stock=5)
+    cart = (await shop.send("POST", "/api/carts", status=201))["cart_id"]
+    await shop.add(cart, sku, 1)
+    path = f"/p/{(await shop.found(sku))[0]['slug']}"
+    since = await shop.end_of("stock")
+
+    async def search() -> int:
+        return int((await shop.found(sku))[0]["price"])
+
+    async def page() -> bool:
+        async with shop.http.get(shop.edge + path) as answer:
+            return "12.50" in await answer.text()
+
+    async def total() -> int:
+        return int((await shop.get(f"/api/carts/{cart}"))["total_minor"])
+
+    begin = datetime.now(UTC) + SOON
+    await shop.send(
+        "PUT",
+        f"/api/products/{sku}/prices",
+        {
+            "prices": [
+                {"currency": "EUR", "amount_minor": 2_000},
+                {
+                    "currency": "EUR",
+                    "amount_minor": 1_250,
+                    "promotion": "noon",
+                    "valid_from": begin.isoformat(),
+                },
+            ]
+        },
+    )
+    assert (2_000, False, 2_000) == (await search(), await page(), await total())
+
+    # Nobody asks for anything until it has begun.
+    left = (begin - datetime.now(UTC)).total_seconds()
+    await asyncio.sleep(left)
+    within = 2 - (datetime.now(UTC) - begin).total_seconds()
+    await asyncio.gather(
+        until(search, lambda price: price == 1_250, within=within),
+        until(page, bool, within=within),
+        until(total, lambda sum_: sum_ == 1_250, within=within),
+    )
+
+    told = [
+        logged.event.data
+        for logged in await shop.events("stock", since)
+        if logged.event.meta.subject == sku and isinstance(logged.event.data, PriceChangedV1)
+    ]
+    assert [(2_000, None), (1_250, 2_000)] == [
+        (price.amount_minor, price.list_minor) for data in told for price in data.prices
+    ]
+    assert [True, False] == [data.valid_until is not None for data in told]
