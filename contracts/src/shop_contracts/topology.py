@@ -88,7 +88,7 @@ def retry(work: str, delay: str) -> str:
 
 
 def retry_exchange(consumer: str) -> str:
-    """The exchange on which `consumer` publishes to its own waiting queues, and nowhere else."""
+    """The exchange on which `consumer` publishes to its own waiting and parking queues only."""
     return f"{consumer}.retry"
 
 
@@ -175,6 +175,10 @@ def _build() -> Topology:
                 bindings.append(
                     Binding(exchange=retry_exchange(consumer), key=waiting, queue=waiting)
                 )
+            # what a consumer parks itself goes there with its reason; the broker's letters have none
+            bindings.append(
+                Binding(exchange=retry_exchange(consumer), key=parking(work), queue=parking(work))
+            )
             bindings.extend(Binding(exchange=exchange(owner), key=key, queue=work) for key in keys)
     return Topology(exchanges=exchanges, queues=queues, bindings=bindings)
 
