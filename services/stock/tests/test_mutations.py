@@ -150,6 +150,7 @@ async def test_each_guard_that_is_removed_turns_a_test_red(
     assert [] == await survivors("g", redis_server, monkeypatch)
 
 
+@pytest.mark.long
 async def test_each_write_that_is_left_out_and_each_bound_that_moves_turns_a_test_red(
     redis_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
