@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import DownloadColumn
 
-from shop import containers, events, importing, setup, testing, verify
+from shop import containers, events, importing, parked, setup, testing, verify
 from shop import demo as demos
 from shop import doctor as doctors
 from shop.containers import NoContainers
@@ -26,6 +26,7 @@ from shop_contracts.events.base import Fact
 FAILURES = (
     *(StackFailed, CannotInstall, DownloadFailed, NoJava, ServerMissing, UnknownProfile),
     *(events.NoEvents, importing.ImportFailed, demos.DemoFailed, NoContainers),
+    parked.ParkedFailed,
 )
 DATA_SHOWN = 160
 
@@ -39,6 +40,8 @@ app = typer.Typer(
 )
 events_app = typer.Typer(no_args_is_help=True, help="Look at the events on the broker.")
 app.add_typer(events_app, name="events")
+parked_app = typer.Typer(no_args_is_help=True, help="Messages that no consumer could work.")
+app.add_typer(parked_app, name="parked")
 
 ProfileName = Annotated[str, typer.Option("--profile", help="Which stack: shop, test or try.")]
 
@@ -253,6 +256,87 @@ def import_feed(
         line = f"{bad.source}:{bad.line} {bad.reason}"
         console.print(line, markup=False, highlight=False, soft_wrap=True, style="red")
     console.print(setup.summary(done))
+
+
+Consumer = Annotated[str | None, typer.Option(help="Whose parking, such as search.")]
+Of = Annotated[str | None, typer.Option("--owner", help="Whose events, such as stock.")]
+Reason = Annotated[
+    str | None,
+    typer.Option(help="permanent, exhausted, malformed, unknown-type, rejected, delivery_limit."),
+]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids, or how they begin.")]
+All = Annotated[bool, typer.Option("--all", help="Everything that is parked.")]
+
+
+@parked_app.command("list", epilog="Example: [bold]./shop parked list --consumer search[/bold]")
+def parked_list(
+    profile: ProfileName = "shop",
+    consumer: Consumer = None,
+    owner: Of = None,
+    reason: Reason = None,
+) -> None:
+    """List what is parked; nothing changes."""
+    which = parked.Which(consumer=consumer, owner=owner, reason=reason)
+    console.print(setup.parked(asyncio.run(parked.look(Stack.open(profile).profile, which))))
+
+
+@parked_app.command(epilog="Example: [bold]./shop parked show 0199c2[/bold]")
+def show(ids: Ids, profile: ProfileName = "shop") -> None:
+    """Show messages whole: why they were parked, their headers and their body."""
+    which = parked.Which(ids=tuple(ids or ()))
+    for one in asyncio.run(parked.look(Stack.open(profile).profile, which)):
+        facts = {"queue": one.queue, "id": one.id, "reason": one.reason, "error": one.error}
+        for name, value in {**facts, **one.headers}.items():
+            console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+        body = one.body.decode(errors="replace")
+        console.print(f"{body}\n", markup=False, highlight=False, soft_wrap=True)
+
+
+@parked_app.command(
+    "replay", epilog="Example: [bold]./shop parked replay --reason exhausted[/bold]"
+)
+def parked_replay(
+    ids: Ids = None,
+    profile: ProfileName = "shop",
+    consumer: Consumer = None,
+    owner: Of = None,
+    reason: Reason = None,
+    *,
+    all_: All = False,
+) -> None:
+    """Send messages back to the consumer that parked them, and to no other."""
+    which = _meant(ids, consumer, owner, reason, all_=all_)
+    done = asyncio.run(parked.replay(Stack.open(profile).profile, which))
+    console.print(f"{len(done)} sent back", highlight=False)
+
+
+@parked_app.command("drop", epilog="Example: [bold]./shop parked drop 0199c2[/bold]")
+def parked_drop(
+    ids: Ids = None,
+    profile: ProfileName = "shop",
+    consumer: Consumer = None,
+    owner: Of = None,
+    reason: Reason = None,
+    *,
+    all_: All = False,
+) -> None:
+    """Forget messages for good."""
+    which = _meant(ids, consumer, owner, reason, all_=all_)
+    done = asyncio.run(parked.drop(Stack.open(profile).profile, which))
+    console.print(f"{len(done)} dropped", highlight=False)
+
+
+def _meant(
+    ids: list[str] | None,
+    consumer: str | None,
+    owner: str | None,
+    reason: str | None,
+    *,
+    all_: bool,
+) -> parked.Which:
+    if not (ids or consumer or owner or reason or all_):
+        raise typer.BadParameter("say which: ids, --consumer, --owner, --reason or --all")
+    return parked.Which(consumer=consumer, owner=owner, reason=reason, ids=tuple(ids or ()))
 
 
 def main() -> None:

@@ -197,6 +197,17 @@ def broker_definitions(profile: Profile) -> dict[str, object]:
             may("deploy", "shop", every, every, every),
             *services,
         ],
+        # whoever looks at parked messages puts them back: from RabbitMQ 4 on that would count
+        "policies": [
+            {
+                "vhost": "shop",
+                "name": "parking",
+                "pattern": r"\.parking$",
+                "apply-to": "queues",
+                "definition": {"delivery-limit": 1_000_000},
+                "priority": 0,
+            }
+        ],
     }
 
 

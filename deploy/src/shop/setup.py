@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from rich.progress import (
     TextColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from bus.parking import Parked
 from feeds.jobs import Job
 from shop import doctor, elastic, packages, servers, services
 from shop.process import Process, State
@@ -26,6 +29,7 @@ from shop.stack import Stack, StackFailed, tail
 
 COLOURS = {"ready": "green", "dead": "red", "leftover": "red", "stopped": "dim"}
 FOLLOW_EVERY = 0.2
+ERROR_SHOWN = 200
 LINE_EVERY = 10.0
 
 
@@ -128,6 +132,17 @@ class _Lines(Progress):
         task.fields["again"] = now + LINE_EVERY
         known = f" {task.percentage:.0f} %" if task.total else ""
         self.console.print(f"{task.description}{known}", markup=False, highlight=False)
+
+
+def parked(messages: Sequence[Parked]) -> Table:
+    """Parked messages as a table for people."""
+    shown = Table(box=None, pad_edge=False, caption=f"{len(messages)} parked")
+    for column in ("queue", "id", "type", "made", "reason", "error"):
+        shown.add_column(column, overflow="fold" if column in {"id", "error"} else "ellipsis")
+    for one in messages:
+        made = f"{one.made_at:%Y-%m-%d %H:%M:%S}" if one.made_at else ""
+        shown.add_row(one.queue, one.id, one.type, made, one.reason, Text(one.error[:ERROR_SHOWN]))
+    return shown
 
 
 def bar(console: Console, column: DownloadColumn | TaskProgressColumn) -> Progress:

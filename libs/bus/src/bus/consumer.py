@@ -21,7 +21,7 @@ from opentelemetry.util.types import AnyValue
 
 from bus import failpoints, tracing
 from bus.broker import BROKER_ERRORS, pause
-from bus.subscription import Subscription, Taken, subscribed
+from bus.subscription import PERMANENT, Subscription, Taken, subscribed
 from shop_contracts import topology
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
@@ -124,7 +124,7 @@ async def _settle(subscription: Subscription, taken: Taken, handling: Awaitable[
     try:
         await handling
     except Permanent as error:
-        subscription.park(taken.tag, taken.message, error)
+        subscription.park(taken.tag, taken.message, PERMANENT, error)
     except Exception as error:  # noqa: BLE001 - whatever a handler raises is worth a retry
         await subscription.later(taken, error)
     else:

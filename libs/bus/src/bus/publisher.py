@@ -30,9 +30,13 @@ class Publisher:
 
     @classmethod
     async def open(cls, connection: AbstractConnection, exchange: str) -> "Publisher":
-        """A publisher to an exchange that stands. Raises one of `BROKER_ERRORS`."""
+        """A publisher to an exchange that stands, or to `""`, which leads to queues by name.
+
+        Raises one of `BROKER_ERRORS`.
+        """
         channel = await confirming(connection)
-        await channel.get_exchange(exchange, ensure=True)
+        if exchange:
+            await channel.get_exchange(exchange, ensure=True)
         underlay = await channel.get_underlay_channel()
         assert isinstance(underlay, aiormq.Channel)  # noqa: S101 - the only kind there is
         return cls(underlay, exchange)

@@ -6,7 +6,7 @@ taken must still be acknowledged then. The second one is opened for the first re
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from copy import copy
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel, ChannelFrame, DeliveredMessage
 from msgspec import Struct
 from opentelemetry import metrics
+from pamqp.common import FieldValue
 
 from bus import failpoints, frames
 from bus.broker import (
@@ -29,7 +30,14 @@ from bus.broker import (
     pause,
 )
 from shop_contracts import topology
-from shop_contracts.envelope import CONTENT_TYPE, Event, Undecodable, decode, decode_binary
+from shop_contracts.envelope import (
+    CONTENT_TYPE,
+    Event,
+    Undecodable,
+    UnknownType,
+    decode,
+    decode_binary,
+)
 from shop_contracts.events.base import Fact
 
 log = logging.getLogger(__name__)
@@ -43,6 +51,10 @@ _parked = meter.create_gauge("shop_queue_parked", description="messages in a par
 
 ATTEMPT_HEADER = "x-attempt"
 REPLAY_HEADER = "x-replay"
+REASON_HEADER = "x-parked-reason"
+ERROR_HEADER = "x-parked-error"
+ERROR_LENGTH = 1_000
+PERMANENT, EXHAUSTED, MALFORMED, UNKNOWN = "permanent", "exhausted", "malformed", "unknown-type"
 WATCH_SECONDS = 15
 DEAF_LOOKS = 4
 
@@ -79,6 +91,7 @@ class Subscription:
         self._acked: set[int] = set()
         self._rejected: set[int] = set()
         self._settled = asyncio.Event()
+        self._parking: set[asyncio.Task[None]] = set()
 
     async def take(self) -> Taken | None:
         """The next message, or None where it was no event."""
@@ -108,12 +121,14 @@ class Subscription:
             # nothing is wrong with the event: this must not use up its attempts
             attempt = min(attempt, len(delays) - 1)
         if attempt >= len(delays):
-            self.park(taken.tag, taken.message, error)
+            self.park(taken.tag, taken.message, EXHAUSTED, error)
             return
         log.warning("%s %s waits: %r", self.queue, taken.event.meta.id, error, exc_info=error)
         failpoints.reach(f"{self.queue}.before_retry")
         await self._retries.publish(
-            taken.message, attempt + 1, topology.retry(self.queue, delays[attempt])
+            taken.message,
+            {ATTEMPT_HEADER: attempt + 1},
+            topology.retry(self.queue, delays[attempt]),
         )
         failpoints.reach(f"{self.queue}.after_retry")
         self._acked.add(taken.tag)
@@ -121,12 +136,25 @@ class Subscription:
         key = taken.event.meta.key
         _consumed.add(1, {"queue": self.queue, "type": key, "outcome": "retry"})
 
-    def park(self, tag: int, message: DeliveredMessage, error: Exception) -> None:
-        """Reject: the queue dead-letters to parking, at least once."""
+    def park(self, tag: int, message: DeliveredMessage, reason: str, error: Exception) -> None:
+        """Put it aside with its reason; the next message need not wait for that."""
+        task = asyncio.create_task(self._park(tag, message, reason, error))
+        self._parking.add(task)
+        task.add_done_callback(self._parking.discard)
+
+    async def _park(
+        self, tag: int, message: DeliveredMessage, reason: str, error: Exception
+    ) -> None:
         properties = message.header.properties
         log.error("%s parks %s: %r", self.queue, properties.message_id, error)
         failpoints.reach(f"{self.queue}.before_park")
-        self._rejected.add(tag)
+        why = {REASON_HEADER: reason, ERROR_HEADER: repr(error)[:ERROR_LENGTH]}
+        if await self._retries.publish(message, why, topology.parking(self.queue), tries=1):
+            failpoints.reach(f"{self.queue}.after_park")
+            self._acked.add(tag)
+        else:
+            # the queue's own dead-lettering takes it there as well, without a word
+            self._rejected.add(tag)
         self._settled.set()
         kind = (properties.message_type or "").removeprefix("shop.")
         _consumed.add(1, {"queue": self.queue, "type": kind, "outcome": "parked"})
@@ -136,6 +164,8 @@ class Subscription:
         written = asyncio.get_running_loop().create_future()
         with suppress(TimeoutError):
             async with asyncio.timeout(CONFIRM_SECONDS):
+                if self._parking:
+                    await asyncio.wait(list(self._parking))
                 if await self._send(written):
                     await written
 
@@ -146,7 +176,8 @@ class Subscription:
         try:
             return Taken(tag, message, _event(message))
         except Undecodable as error:
-            self.park(tag, message, error)
+            reason = UNKNOWN if isinstance(error, UnknownType) else MALFORMED
+            self.park(tag, message, reason, error)
             return None
 
     async def received(self, message: DeliveredMessage) -> None:
@@ -225,13 +256,22 @@ class _Retries:
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
 
-    async def publish(self, message: DeliveredMessage, attempt: int, key: str) -> None:
-        """Publish the copy, for as long as that takes."""
+    async def publish(
+        self,
+        message: DeliveredMessage,
+        headers: Mapping[str, FieldValue],
+        key: str,
+        *,
+        tries: int | None = None,
+    ) -> bool:
+        """Publish a copy with more headers, for as long as that takes; False when tries run out."""
         properties = message.header.properties
-        waiting = copy(properties)
-        waiting.headers = {**(properties.headers or {}), ATTEMPT_HEADER: attempt}
-        waiting.delivery_mode = frames.PERSISTENT
+        sent = copy(properties)
+        sent.headers = {**(properties.headers or {}), **headers}
+        sent.delivery_mode = frames.PERSISTENT
+        tried = 0
         while True:
+            tried += 1
             channel: AbstractChannel | None = None
             try:
                 channel = await self._opened()
@@ -241,16 +281,18 @@ class _Retries:
                             message.body,
                             exchange=topology.retry_exchange(self._consumer),
                             routing_key=key,
-                            properties=waiting,
+                            properties=sent,
                             mandatory=True,
                         )
             except BROKER_ERRORS as error:
-                log.warning("a retry of %s is not confirmed: %r", self._consumer, error)
+                log.warning("%s is not confirmed: %r", key, error)
                 if channel is self._channel:
                     self._channel = None
+                if tried == tries:
+                    return False
                 await pause()
             else:
-                return
+                return True
 
     async def close(self) -> None:
         """Give the connection up."""
