@@ -51,7 +51,7 @@ from stock.together import Reads
 
 DAY_MS = 86_400_000
 KEEP_MS = 30 * DAY_MS  # of inbox markers and of ended holds: longer than any replay
-MAX_PASSES = 1_000  # of 100 holds that are over and stand in the way of one step
+MAX_PASSES = 1_000  # of one step, each behind 100 holds that were over, or a change meanwhile
 BATCH = 200
 
 Step = Literal["commit", "release", "return"]
@@ -166,11 +166,12 @@ class StockStore:
     ) -> list[Adjusted | Exception]:
         """As `adjust` for each (SKU, command, key), in order and in one round trip."""
         with answering:
-            pipe = self._redis.pipeline(transaction=False)
-            for change in changes:
-                keys, args = self._adjusting(*change, traceparent)
-                await self._adjust(keys=keys, args=args, client=pipe)
-            replies = await pipe.execute()
+            # Left without `async with`, a pipeline of scripts keeps its connection when it fails.
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for change in changes:
+                    keys, args = self._adjusting(*change, traceparent)
+                    await self._adjust(keys=keys, args=args, client=pipe)
+                replies = await pipe.execute()
         results: list[Adjusted | Exception] = []
         for (sku, command, key), reply in zip(changes, replies, strict=True):
             try:
@@ -206,7 +207,7 @@ class StockStore:
         """
         wanted = merged(lines)
         slot = self._one_slot(wanted)
-        while True:
+        for _ in range(MAX_PASSES):
             cart, given = await self._given(slot, taking)
             changes = _changes(wanted, given)
             args: list[Any] = [str(order), str(cause), str(derived_id(cause, "reservation"))]
@@ -219,6 +220,7 @@ class StockStore:
                 )
             if reply[0] != "moved":
                 return str(reply[0])
+        raise Unavailable(_RESTLESS)
 
     async def hold(
         self,
@@ -234,7 +236,7 @@ class StockStore:
         wanted = merged(lines)
         slot = self._one_slot(wanted)
         hold_ms = seconds * 1000 if seconds else self._hold_ms
-        while True:
+        for _ in range(MAX_PASSES):
             now, given = await self._given(slot, reservation)
             if now.state == "taken":
                 raise HoldTaken
@@ -259,6 +261,7 @@ class StockStore:
                     )
                 case ["short", *short]:
                     raise InsufficientStock(lines=[_shortage(text) for text in short])
+        raise Unavailable(_RESTLESS)
 
     async def reservation(self, reservation: UUID) -> Reservation:
         """What a reservation holds; raises `UnknownHold`."""
@@ -294,7 +297,7 @@ class StockStore:
         Raises `UnknownHold`, `HoldTaken`, `HoldOver`.
         """
         slot, name = self.slots[0], _cart(reservation)
-        while True:
+        for _ in range(MAX_PASSES):
             now, given = await self._given(slot, reservation)
             if now.state != "held":
                 if now.state != "released":
@@ -311,6 +314,7 @@ class StockStore:
                 raise HoldOver
             if reply[0] == "released":
                 return
+        raise Unavailable(_RESTLESS)
 
     async def finish(
         self,
@@ -390,7 +394,9 @@ class StockStore:
         """Replace the plans of SKUs or merge into them, in order; what stands changes nothing."""
         changes: list[Change] = ["unchanged"] * len(edits)
         left = list(range(len(edits)))
-        while left:
+        for _ in range(MAX_PASSES):
+            if not left:
+                return changes
             # An edit of a SKU is computed from the version that the one before it has made.
             first: dict[str, int] = {}
             for place in left:
@@ -408,7 +414,7 @@ class StockStore:
                 if written:
                     changes[place] = "updated" if version else "created"
                     left.remove(place)
-        return changes
+        raise Unavailable("The prices change all the time.")
 
     async def turn_due(self) -> int:
         """Put in force what has begun by now and end what has ended; says how many SKUs changed.
@@ -565,21 +571,21 @@ class StockStore:
         if not steps:
             return []
         with answering:
-            pipe = self._redis.pipeline(transaction=False)
-            for sku, entries, version in steps:
-                slot = self.slots.at(sku)
-                plan, prices = flat_plan(entries), flat_prices(in_force(entries, at))
-                until = boundary(entries, at)
-                await self._price(
-                    keys=(slot.price(sku), slot.outbox, slot.bounds, slot.ledger),
-                    args=(
-                        *(sku, version, str(uuids.uuid7()), traceparent),
-                        *("" if plan == prices else plan, prices),
-                        *("" if until is None else milliseconds(until), int(edited)),
-                    ),
-                    client=pipe,
-                )
-            replies = await pipe.execute()
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for sku, entries, version in steps:
+                    slot = self.slots.at(sku)
+                    plan, prices = flat_plan(entries), flat_prices(in_force(entries, at))
+                    until = boundary(entries, at)
+                    await self._price(
+                        keys=(slot.price(sku), slot.outbox, slot.bounds, slot.ledger),
+                        args=(
+                            *(sku, version, str(uuids.uuid7()), traceparent),
+                            *("" if plan == prices else plan, prices),
+                            *("" if until is None else milliseconds(until), int(edited)),
+                        ),
+                        client=pipe,
+                    )
+                replies = await pipe.execute()
         return [reply[0] == "ok" for reply in replies]
 
     def _step_keys(
@@ -632,6 +638,7 @@ class _Cart(Struct, frozen=True):
     version: int
 
 
+_RESTLESS = "The reservation changes all the time."
 _CART = "cart:"
 _PRICE = ("plan", "prices", "ver", "until")
 
