@@ -41,6 +41,8 @@ async def run_import(*arguments: str, code: int = 0) -> str:
 
 
 async def searched(shop: ShopClient, total: int, **query: str) -> dict[str, Any]:
+    """What the search answers, asked in a currency that only these products have prices in."""
+    query.setdefault("price_min", "0")
     return await until(
         lambda: shop.get("/api/search", **query),
         lambda answer: answer["total"] == total and answer["price"]["count"] == total,

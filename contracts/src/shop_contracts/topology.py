@@ -175,7 +175,7 @@ def _build() -> Topology:
                 bindings.append(
                     Binding(exchange=retry_exchange(consumer), key=waiting, queue=waiting)
                 )
-            # what a consumer parks itself goes there with its reason; the broker's letters have none
+            # what a consumer parks itself carries its reason; the broker's letters have none
             bindings.append(
                 Binding(exchange=retry_exchange(consumer), key=parking(work), queue=parking(work))
             )
