@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -45,10 +46,23 @@ def prefix() -> str:
 @pytest.fixture(scope="session")
 async def virtual_host(stack: StackFile, prefix: str) -> AsyncIterator[str]:
     """A virtual host of this session's own, with the whole topology in it; its address."""
+    async with _virtual_host(stack, prefix) as url:
+        yield url
+
+
+@pytest.fixture
+async def new_broker_url(stack: StackFile, prefix: str) -> AsyncIterator[str]:
+    """A virtual host of one test's own: its streams are empty, too."""
+    async with _virtual_host(stack, f"{prefix}{secrets.token_hex(3)}") as url:
+        yield url
+
+
+@asynccontextmanager
+async def _virtual_host(stack: StackFile, name: str) -> AsyncIterator[str]:
     management = urlsplit(stack.management_url)
     login = aiohttp.encode_basic_auth(management.username or "", management.password or "")
     api = f"http://{management.hostname}:{management.port}/api"
-    name = quote(prefix, safe="")
+    name = quote(name, safe="")
     async with aiohttp.ClientSession(
         headers={"Authorization": login}, raise_for_status=True
     ) as session:

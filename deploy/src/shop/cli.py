@@ -4,14 +4,15 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import DownloadColumn
+from rich.progress import DownloadColumn, MofNCompleteColumn
 
-from shop import containers, events, importing, parked, setup, testing, verify
+from bus.replay import Logged
+from shop import containers, events, importing, parked, rebuild, setup, testing, verify
 from shop import demo as demos
 from shop import doctor as doctors
 from shop.containers import NoContainers
@@ -20,15 +21,14 @@ from shop.packages import CannotInstall
 from shop.profiles import ROOT, UnknownProfile
 from shop.servers import ServerMissing, amqp
 from shop.stack import Stack, StackFailed
-from shop_contracts.envelope import Event
-from shop_contracts.events.base import Fact
 
 FAILURES = (
     *(StackFailed, CannotInstall, DownloadFailed, NoJava, ServerMissing, UnknownProfile),
     *(events.NoEvents, importing.ImportFailed, demos.DemoFailed, NoContainers),
-    parked.ParkedFailed,
+    *(parked.ParkedFailed, rebuild.RebuildFailed),
 )
 DATA_SHOWN = 160
+LOG_KEYS = {"event", "level", "logger", "time", "service"}
 
 console = Console()
 app = typer.Typer(
@@ -208,20 +208,58 @@ def verify_books(
     console.print("[green]all books agree[/green]")
 
 
+From = Annotated[str, typer.Option("--from", help="first, next, an offset or a time.")]
+
+
 @events_app.command(epilog="Example: [bold]./shop events tail --owner stock --from first[/bold]")
 def tail(
     profile: ProfileName = "shop",
     owner: Annotated[str | None, typer.Option(help="catalog, stock, search or checkout.")] = None,
-    start: Annotated[str, typer.Option("--from", help="first or next.")] = "next",
+    start: From = "next",
 ) -> None:
     """Print events as they happen, until Ctrl-C."""
     url = amqp(Stack.open(profile).profile, "admin")
-    asyncio.run(events.tail(url, owner, start, _show))
+    asyncio.run(events.tail(url, owner, events.place(start), _show))
 
 
-def _show(event: Event[Fact]) -> None:
+@events_app.command(
+    epilog="Example: [bold]./shop events replay --owner stock --from first --to search[/bold]"
+)
+def replay(
+    owner: Annotated[str, typer.Option(help="Whose events.")],
+    to: Annotated[str, typer.Option(help="The consumer whose queue they go to; no other.")],
+    profile: ProfileName = "shop",
+    start: From = "",
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", help="Only these: stock.changed.*")
+    ] = None,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was left.")] = False,
+) -> None:
+    """Send events of the past to one consumer again; it bears what it has seen already."""
+    if bool(start) == resume:
+        raise typer.BadParameter("say either --from or --resume")
+    since = events.place(start) if start else None
+    with setup.bar(console, MofNCompleteColumn()) as progress:
+        bar = progress.add_task(f"{owner} to {to}", total=None)
+        count = asyncio.run(
+            events.send(
+                Stack.open(profile).profile,
+                owner,
+                to,
+                since,
+                type_ or [],
+                lambda done, end: progress.update(bar, completed=done, total=end),
+            )
+        )
+    console.print(f"{count} events sent to {to}", highlight=False)
+
+
+def _show(owner: str, logged: Logged) -> None:
+    event, place = logged.event, f"{owner}@{logged.offset}"
     meta, data = event.meta, msgspec.json.encode(event.data).decode()
-    head = f"{meta.time:%Y-%m-%dT%H:%M:%S.%fZ}  {meta.type}  {meta.subject} v{meta.entityversion}"
+    what = f"{meta.type}  {meta.subject} v{meta.entityversion}"
+    head = f"{meta.time:%Y-%m-%dT%H:%M:%S.%fZ}  {place}  {what}"
     console.print(head, markup=False, highlight=False, soft_wrap=True)
     short = data if len(data) <= DATA_SHOWN else data[:DATA_SHOWN] + "…"
     console.print(f"    {short}", markup=False, highlight=False, style="dim", soft_wrap=True)
@@ -256,6 +294,22 @@ def import_feed(
         line = f"{bad.source}:{bad.line} {bad.reason}"
         console.print(line, markup=False, highlight=False, soft_wrap=True, style="red")
     console.print(setup.summary(done))
+
+
+@app.command("rebuild", epilog="Example: [bold]./shop rebuild search[/bold]")
+def rebuild_store(
+    service: Annotated[str, typer.Argument(help="search")], profile: ProfileName = "shop"
+) -> None:
+    """Make a service's store again out of the events, while it is in use."""
+
+    def tell(line: dict[str, Any]) -> None:
+        facts = {key: value for key, value in line.items() if key not in LOG_KEYS}
+        shown = "  ".join(f"{key} {value}" for key, value in facts.items())
+        console.print(
+            f"{line['event']}  {shown}".rstrip(), markup=False, highlight=False, soft_wrap=True
+        )
+
+    rebuild.run(Stack.open(profile), service, tell)
 
 
 Consumer = Annotated[str | None, typer.Option(help="Whose parking, such as search.")]

@@ -1,6 +1,7 @@
 """The servers of a stack: how each is configured and started. Knows no service's code."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from shop.account import account, drop, give
 from shop.process import Http, Process, Talk
 from shop.profiles import Profile
 from shop.secrets import rabbit_hash, secret, write_private
+from shop_contracts import topology
 
 SERVICES = ["catalog", "stock", "search", "checkout"]
 USERS = [*SERVICES, "purger"]  # who has a login of its own at the broker
@@ -181,7 +183,7 @@ def broker_definitions(profile: Profile) -> dict[str, object]:
 
     every = ".*"
     services = [
-        may(name, "shop", rf"^{name}\.relay$", rf"^{name}\.(events|retry)$", rf"^{name}\..*$")
+        may(name, "shop", rf"^{name}\.relay$", rf"^{name}\.(events|retry)$", _reads(name))
         for name in USERS
     ]
     return {
@@ -209,6 +211,13 @@ def broker_definitions(profile: Profile) -> dict[str, object]:
             }
         ],
     }
+
+
+def _reads(name: str) -> str:
+    """A service's own queues, and for a rebuild the streams of those whose events it reads."""
+    streams = [re.escape(topology.log(owner)) for owner in topology.READS.get(name, ())]
+    readable = "|".join([rf"{name}\..*", *streams])
+    return f"^({readable})$"
 
 
 def elasticsearch(profile: Profile) -> Process:

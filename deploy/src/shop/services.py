@@ -44,16 +44,16 @@ def deployments(profile: Profile, *, mariadb: bool = False) -> list[Process]:
         log=str(profile.folder("log") / "topology.log"),
         env={"PATH": os.defpath, "LANG": "C.UTF-8", "BROKER_URL": amqp(profile, "deploy")},
     )
-    return [topology, *(_migration(profile, processes[f"{name}-api"]) for name in MIGRATES)]
+    return [topology, *(job(profile, processes[f"{name}-api"], "migrate") for name in MIGRATES)]
 
 
-def _migration(profile: Profile, api: Process) -> Process:
-    """What makes the tables of the service that this API belongs to."""
-    name = f"{api.name.removesuffix('-api')}-migrate"
+def job(profile: Profile, process: Process, verb: str) -> Process:
+    """What runs once: another verb of the service of `process`, with the same settings."""
+    name = f"{process.name.rpartition('-')[0]}-{verb}"
     return msgspec.structs.replace(
-        api,
+        process,
         name=name,
-        command=[*api.command[:-1], "migrate"],
+        command=[*process.command[:-1], verb],
         log=str(profile.folder("log") / f"{name}.log"),
     )
 

@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -145,7 +146,7 @@ def parked(messages: Sequence[Parked]) -> Table:
     return shown
 
 
-def bar(console: Console, column: DownloadColumn | TaskProgressColumn) -> Progress:
+def bar(console: Console, column: ProgressColumn) -> Progress:
     """A progress bar that is gone when it is full; lines without a terminal."""
     text = TextColumn("{task.description}")
     kind = Progress if console.is_terminal else _Lines

@@ -17,15 +17,12 @@ from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ChannelLockedResource
 from opentelemetry import metrics, trace
 
-from bus import failpoints, tracing
+from bus import failpoints, tracing, wire
 from bus.broker import BROKER_ERRORS, CONNECT_SECONDS, connected, pause
-from bus.frames import Message
 from bus.outbox import Outbox
 from bus.publisher import Publisher
 from shop_contracts import topology
-from shop_contracts.envelope import CONTENT_TYPE, Event, encode
 from shop_contracts.events import EVENTS
-from shop_contracts.events.base import Fact
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -108,7 +105,7 @@ async def _forward(publisher: Publisher, owner: str, outbox: Outbox) -> None:
     ) as span:
         # the span is nobody's child: it links to the span in which each event was made
         tracing.link(span, (entry.event for entry in entries))
-        sent = await publisher.send([_message(entry.event) for entry in entries])
+        sent = await publisher.send([wire.message(entry.event) for entry in entries])
         failpoints.reach(f"{owner}.relay.before_confirm")
         count, failure = await sent.confirmed()
     _seconds.record(asyncio.get_running_loop().time() - started, {"owner": owner})
@@ -137,21 +134,3 @@ async def _observe(owner: str, outbox: Outbox) -> NoReturn:
             _depth.set(depth, {"owner": owner})
             _age.set(max(age, 0.0), {"owner": owner})
         await asyncio.sleep(OBSERVE_SECONDS)
-
-
-def _message(event: Event[Fact]) -> Message:
-    meta = event.meta
-    headers = {"partitionkey": meta.subject}
-    if meta.traceparent:
-        headers["traceparent"] = meta.traceparent
-    return Message(
-        key=meta.key,
-        body=encode(event),
-        content_type=CONTENT_TYPE,
-        message_id=str(meta.id),
-        correlation_id=meta.correlationid,
-        type=meta.type,
-        app_id=meta.source,
-        timestamp=int(meta.time.timestamp()),
-        headers=headers,
-    )

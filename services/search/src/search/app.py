@@ -4,7 +4,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
+import msgspec
+import structlog
 from aiohttp import web
 from elasticsearch import AsyncElasticsearch
 
@@ -18,6 +21,7 @@ from search import pages
 from search.settings import Settings
 from search.store import STORE, SearchStore
 from search.worker import HANDLERS
+from search.worker import rebuild as rebuild_
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,15 @@ async def worker() -> None:
             health=(config.host, config.worker_port),
             checks=[("elasticsearch", store.ready)],
         )
+
+
+async def rebuild() -> None:
+    """Make the read model again, and say what came of it."""
+    config = settings.load(Settings, prefix="SEARCH_")
+    name = f"{datetime.now(UTC):%Y%m%dt%H%M%S}"
+    async with opened(config, WRITE_SECONDS) as store:
+        rebuilt = await rebuild_(config.broker_url, store, name)
+    structlog.stdlib.get_logger(__name__).info("rebuilt", **msgspec.structs.asdict(rebuilt))
 
 
 async def prepared(store: SearchStore) -> None:

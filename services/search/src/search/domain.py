@@ -7,9 +7,11 @@ associative and idempotent, so events may come in any order and any number of ti
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Literal
 from uuid import UUID
 
+import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
@@ -88,6 +90,33 @@ class Product(Struct, frozen=True, kw_only=True):
     image: Image | None = None
     published_at: datetime | None = None
     variants: list[Variant] = []
+
+
+class Contents(Struct, frozen=True, kw_only=True):
+    """A whole read model: offers by SKU, products by id."""
+
+    offers: dict[str, Offer]
+    products: dict[str, Product]
+
+    @property
+    def checksum(self) -> str:
+        """The same for the same documents."""
+        return sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    def without(self, known: "Contents") -> "Contents":
+        """Those documents that say something `known` does not."""
+        offers = {
+            sku: offer
+            for sku, offer in self.offers.items()
+            if sku not in known.offers or join_offers(known.offers[sku], offer) != known.offers[sku]
+        }
+        products = {
+            id_: product
+            for id_, product in self.products.items()
+            if id_ not in known.products
+            or known.products[id_].catalog_version < product.catalog_version
+        }
+        return Contents(offers=offers, products=products)
 
 
 def normalised(sku: str) -> str:

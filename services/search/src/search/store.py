@@ -8,24 +8,32 @@ run at the same time, at least one sees the other. Writing the product and readi
 more closes the rest of the gap.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from aiohttp import web
-from elasticsearch import ApiError, AsyncElasticsearch, BadRequestError, TransportError
+from elasticsearch import (
+    ApiError,
+    AsyncElasticsearch,
+    BadRequestError,
+    NotFoundError,
+    TransportError,
+)
 from msgspec import Struct
 
 from chassis.problems import Unavailable
 from search import domain
-from search.domain import Counted, Facets, Found, Offer, Prices, Product, Query, Sort
+from search.domain import Contents, Counted, Facets, Found, Offer, Prices, Product, Query, Sort
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 from shop_contracts.types import Currency
 
 RETRY_AFTER_SECONDS = "2"
 FACET_VALUES = 100
+PAGE = 1_000
 
 KEYWORD = {"type": "keyword"}
 WORDS = {"type": "text", "analyzer": "english"}
@@ -91,6 +99,19 @@ PRODUCTS = {
 }
 
 D = TypeVar("D", Offer, Product)
+T = TypeVar("T")
+
+Marks = tuple[int, int]
+"""The numbers of the last writes to offers and to products."""
+
+NO_MARKS = (-1, -1)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items, so many at a time."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 class Refused(Exception):
@@ -108,21 +129,38 @@ class _Seen(Struct, Generic[D], frozen=True):
 class SearchStore:
     """The read model of one prefix. `currency` is that of prices where a query names none."""
 
-    def __init__(self, client: AsyncElasticsearch, prefix: str, currency: Currency) -> None:
+    def __init__(
+        self, client: AsyncElasticsearch, prefix: str, currency: Currency, *, beside: str = ""
+    ) -> None:
+        """With `beside`, a read model of that name which nobody asks yet."""
         self._client = client
+        self._prefix = prefix
         self.currency = currency
-        # alias, index, mapping; all reading and writing goes by the alias
-        self._offers = f"{prefix}offers"
-        self._products = f"{prefix}search"
-        self._indices = (
-            (self._offers, f"{prefix}search-offers", OFFERS),
-            (self._products, f"{prefix}search-products", PRODUCTS),
+        # alias, first index, mapping; all that is asked is read and written by the alias
+        self._indices: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            (f"{prefix}offers", f"{prefix}search-offers", OFFERS),
+            (f"{prefix}search", f"{prefix}search-products", PRODUCTS),
         )
+        self._offers, self._products = (
+            f"{index}-{beside}" if beside else alias for alias, index, _ in self._indices
+        )
+        self._by_alias = not beside
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What is written: offers, products."""
+        return self._offers, self._products
 
     async def prepare(self) -> None:
         """Create what is missing; add new fields to what is there. Raises Unavailable."""
         async with _answering():
             for alias, index, mapping in self._indices:
+                # a rebuild leaves the alias on an index of another name
+                if standing := await self._behind(alias):
+                    await self._client.indices.put_mapping(index=alias, **mapping)
+                    # a rebuild that died may have left it frozen
+                    await self._thaw(standing)
+                    continue
                 try:
                     await self._client.indices.create(
                         index=index, settings=SETTINGS, mappings=mapping, aliases={alias: {}}
@@ -130,7 +168,124 @@ class SearchStore:
                 except BadRequestError as error:
                     if error.error != "resource_already_exists_exception":
                         raise
-                    await self._client.indices.put_mapping(index=index, **mapping)
+
+    async def beside(self, name: str) -> "SearchStore":
+        """An empty read model of that name; what a broken rebuild left behind is deleted.
+
+        Raises Unavailable.
+        """
+        other = SearchStore(self._client, self._prefix, self.currency, beside=name)
+        async with _answering():
+            for (alias, index, mapping), fresh in zip(self._indices, other.names, strict=True):
+                asked = await self._behind(alias)
+                for left in await self._client.indices.get(index=f"{index}-*"):
+                    if left not in asked:
+                        await self._client.indices.delete(index=left)
+                await self._client.indices.create(index=fresh, settings=SETTINGS, mappings=mapping)
+        return other
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Nothing is written meanwhile: a worker's events wait, and searches are answered.
+
+        What stood here stays frozen after a success, when it is asked no more: a write on its way
+        must not end there. Raises Unavailable.
+        """
+        async with _answering():
+            names = [name for alias, _, _ in self._indices for name in await self._behind(alias)]
+            try:
+                for name in names:
+                    await self._client.indices.add_block(index=name, block="write")
+                yield
+            except BaseException:
+                await self._thaw(names)
+                raise
+
+    async def give_way_to(self, other: "SearchStore") -> list[str]:
+        """From now on the other's indices are asked and written; at no moment are none.
+
+        Returns the indices that were asked before. Raises Unavailable.
+        """
+        async with _answering():
+            actions: list[dict[str, Any]] = []
+            before: list[str] = []
+            for (alias, _, _), index in zip(self._indices, other.names, strict=True):
+                await self._client.indices.refresh(index=index)
+                old = await self._behind(alias)
+                actions += [{"remove": {"index": name, "alias": alias}} for name in old]
+                actions.append({"add": {"index": index, "alias": alias}})
+                before += old
+            await self._client.indices.update_aliases(actions=actions)
+            return before
+
+    async def forget(self, indices: Sequence[str]) -> None:
+        """Delete indices that are asked no more. Raises Unavailable."""
+        async with _answering():
+            for index in indices:
+                await self._client.indices.delete(index=index)
+
+    async def contents(self, since: Marks = NO_MARKS) -> tuple[Contents, Marks]:
+        """All documents that were written after the marks, and the marks of now.
+
+        None where there is no index. Raises Unavailable.
+        """
+        async with _answering():
+            if self._by_alias and not await self._client.indices.exists_alias(name=self._products):
+                return Contents(offers={}, products={}), since
+            offers, offers_mark = await self._written(self._offers, "sku", Offer, since[0])
+            products, products_mark = await self._written(
+                self._products, "product_id", Product, since[1]
+            )
+            return Contents(offers=offers, products=products), (offers_mark, products_mark)
+
+    async def take_over(self, contents: Contents) -> None:
+        """Join documents of another read model into this one. Raises Unavailable and Refused."""
+        async with _answering():
+            for offers in batched(contents.offers.values(), PAGE):
+                await self._know(offers)
+            for products in batched(contents.products.values(), PAGE):
+                bodies = {product.product_id: product for product in products}
+                await self._show(bodies, bodies)
+
+    async def _behind(self, alias: str) -> list[str]:
+        """The indices that the alias stands for."""
+        if not await self._client.indices.exists_alias(name=alias):
+            return []
+        return list(await self._client.indices.get_alias(name=alias))
+
+    async def _thaw(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                await self._client.indices.put_settings(
+                    index=name, settings={"index.blocks.write": None}
+                )
+            except NotFoundError:
+                continue  # it was deleted meanwhile
+
+    async def _written(
+        self, index: str, key: str, type_: type[D], mark: int
+    ) -> tuple[dict[str, D], int]:
+        """The documents of writes above the mark, by id, and the mark of the last one."""
+        await self._client.indices.refresh(index=index)
+        found: dict[str, D] = {}
+        newer = {"range": {"_seq_no": {"gt": mark}}}
+        after: dict[str, Any] = {}
+        while True:
+            answer = await self._client.search(
+                index=index,
+                query=newer,
+                sort=[{key: "asc"}],
+                size=PAGE,
+                seq_no_primary_term=True,
+                **after,
+            )
+            hits = answer["hits"]["hits"]
+            for hit in hits:
+                found[hit["_id"]] = msgspec.convert(hit["_source"], type_)
+                mark = max(mark, hit["_seq_no"])
+            if len(hits) < PAGE:
+                return found, mark
+            after = {"search_after": hits[-1]["sort"]}
 
     async def ready(self) -> None:
         """Return when the read model can be asked. Raises Unavailable."""
@@ -235,7 +390,9 @@ class SearchStore:
                 operations += [{"index": condition}, _source(document)]
         if not operations:
             return set()
-        answer = await self._client.bulk(index=index, operations=operations, require_alias=True)
+        answer = await self._client.bulk(
+            index=index, operations=operations, require_alias=self._by_alias
+        )
         lost: set[str] = set()
         for item in answer["items"]:
             ((_, result),) = item.items()
