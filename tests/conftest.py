@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import os
 import shutil
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,11 +21,14 @@ from shop.services import prepare
 from shop.stack import Stack
 from shop_contracts.topology import TOPOLOGY
 
+PROFILE = os.environ.get("SHOP_TEST_PROFILE", "test")
+"""The stack to which SHOP_STACK_FILE belongs."""
+
 
 @pytest.fixture(scope="session")
 async def native(stack: Any) -> AsyncIterator[Stack]:
     """The processes of the shop, begun with empty stores and stopped at the end."""
-    native = Stack.open("test")
+    native = Stack.open(PROFILE)
     # there is one shop per stack: two runs take turns
     with (native.profile.var / "tests.lock").open("w") as turn:
         await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
@@ -72,10 +76,18 @@ async def _empty(stack: Any, native: Stack) -> None:
         for job in list(native.profile.folder(service).rglob("job.json")):
             # a job's folder without its job.json would end the worker that looks for the next one
             shutil.rmtree(job.parent)
-    native.deploy()
+    await _empty_broker(stack, native)
+
+
+async def _empty_broker(stack: Any, native: Stack) -> None:
+    """Empty every queue; a stream cannot be emptied, so it is made anew."""
     broker_url = urlsplit(stack.amqp_url)._replace(path="/shop").geturl()
     async with connected(broker_url, "tests") as connection:
         channel = await connection.channel()
+        for spec in TOPOLOGY.queues:
+            if spec.arguments["x-queue-type"] == "stream":
+                await channel.queue_delete(spec.name)
+        await asyncio.to_thread(native.deploy)
         for spec in TOPOLOGY.queues:
             if spec.arguments["x-queue-type"] == "quorum":
                 await (await channel.get_queue(spec.name)).purge()

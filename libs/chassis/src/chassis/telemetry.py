@@ -138,6 +138,13 @@ def _line(span: ReadableSpan) -> dict[str, object]:
         "trace_id": trace.format_trace_id(context.trace_id) if context else "",
         "span_id": trace.format_span_id(context.span_id) if context else "",
         "parent_id": trace.format_span_id(span.parent.span_id) if span.parent else "",
+        "links": [
+            {
+                "trace_id": trace.format_trace_id(link.context.trace_id),
+                "span_id": trace.format_span_id(link.context.span_id),
+            }
+            for link in span.links
+        ],
         "start_ns": span.start_time,
         "end_ns": span.end_time,
         "status": span.status.status_code.name.lower(),

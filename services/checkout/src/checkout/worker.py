@@ -8,7 +8,9 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeAlias
 
 from msgspec import Struct
+from opentelemetry import trace
 
+from chassis import telemetry
 from checkout.domain import Answer, DeadlinePassed, Op
 from checkout.provider import Provider
 from checkout.store.carts import Carts
@@ -27,6 +29,7 @@ from shop_contracts.events.stock import (
 )
 
 log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
 
 LEASE = timedelta(seconds=30)
 PROVIDER_SECONDS = 10
@@ -135,6 +138,15 @@ async def old_keys(work: Work) -> NoReturn:
 
 
 async def _ask(work: Work, ask: Ask) -> None:
+    with tracer.start_as_current_span(
+        f"payment {ask.op}",
+        context=telemetry.extract(ask.traceparent),
+        attributes={"shop.payment.attempt": ask.attempt},
+    ):
+        await _ask_once(work, ask)
+
+
+async def _ask_once(work: Work, ask: Ask) -> None:
     try:
         async with asyncio.timeout(PROVIDER_SECONDS):
             answer = None

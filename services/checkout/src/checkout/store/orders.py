@@ -122,6 +122,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     currency: str
     token: str
     ref: str
+    traceparent: str = ""
 
 
 class Placing(Struct, frozen=True, kw_only=True):
@@ -509,6 +510,7 @@ async def _asks(connection: AsyncConnection, claimed: Sequence[tuple[UUID, str]]
             payments.psp_key,
             payments.attempt,
             payments.amount_minor,
+            payments.traceparent,
             tables.orders.c.currency,
             tables.order_private.c.payment_token,
             auth.c.psp_ref,
@@ -529,6 +531,7 @@ async def _asks(connection: AsyncConnection, claimed: Sequence[tuple[UUID, str]]
             currency=row.currency,
             token=row.payment_token,
             ref=row.psp_ref or "",
+            traceparent=row.traceparent or "",
         )
         for row in rows
         if (row.order_id, row.op) in wanted
@@ -808,6 +811,7 @@ class Sheet:
                     "psp_key": f"{order.id}:{decision.ask}",
                     "amount_minor": order.total_minor,
                     "next_at": self._now,
+                    "traceparent": traceparent,
                 }
             )
         if decision.publish is not None:

@@ -127,6 +127,8 @@ payments = sa.Table(
     sa.Column("amount_minor", sa.BigInteger, nullable=False),
     # when to ask next; nothing to ask any more when it is null
     sa.Column("next_at", UtcTime, index=True),
+    # the span of its cause
+    sa.Column("traceparent", sa.String(55)),
     _one_of("op", Op),
     _one_of("state", Asked),
 )
