@@ -143,6 +143,24 @@ async def test_only_one_relay_of_an_owner_publishes(broker_url: str) -> None:
         await until(lambda: not second.left)
 
 
+class DeafOutbox(ListOutbox):
+    """Its driver swallows a cancellation, as `wait_for` of Python 3.11 does at times."""
+
+    async def pending(self, limit: int) -> Sequence[Entry]:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
+        return []
+
+
+async def test_a_relay_stops_though_its_driver_swallows_the_cancellation(broker_url: str) -> None:
+    task = asyncio.create_task(relay(broker_url, "stock", DeafOutbox([])))
+    await asyncio.sleep(1)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=DEADLINE)
+
+    assert {task} == done
+
+
 async def test_a_relay_whose_connection_is_cut_goes_on_from_the_first_unconfirmed(
     broker_url: str,
 ) -> None:

@@ -41,6 +41,7 @@ async def connected(url: str, name: str) -> AsyncIterator[AbstractConnection]:
             url, heartbeat=HEARTBEAT_SECONDS, client_properties={"connection_name": name}
         )
     try:
+        stop_if_cancelled()
         with own_cancellation():
             yield connection
     finally:
@@ -75,3 +76,14 @@ def own_cancellation() -> Iterator[None]:
         if task is not None and task.cancelling():
             raise
         raise ConnectionError("the connection died before the answer") from error
+
+
+def stop_if_cancelled() -> None:
+    """Raise `CancelledError` where this task was cancelled and nobody let it know.
+
+    `asyncio.wait_for` of Python 3.11, which both drivers use, swallows a cancellation that comes in
+    the moment in which its own wait is over. A loop that runs for ever asks before each turn.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

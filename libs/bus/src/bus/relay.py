@@ -18,7 +18,7 @@ from aiormq.exceptions import ChannelLockedResource
 from opentelemetry import metrics, trace
 
 from bus import failpoints, tracing, wire
-from bus.broker import BROKER_ERRORS, CONNECT_SECONDS, connected, pause
+from bus.broker import BROKER_ERRORS, CONNECT_SECONDS, connected, pause, stop_if_cancelled
 from bus.outbox import Outbox
 from bus.publisher import Publisher
 from shop_contracts import topology
@@ -55,6 +55,7 @@ async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
                         publisher = await Publisher.open(connection, topology.exchange(owner))
                     log.info("relay of %s holds the lease", owner)
                     while True:
+                        stop_if_cancelled()
                         await _forward(publisher, owner, outbox)
             except Exception as error:
                 expected = isinstance(error, BROKER_ERRORS)
