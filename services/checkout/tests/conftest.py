@@ -14,18 +14,20 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
+import chassis.database
 import payments.app
 import payments.settings
 from bus.sql import SqlOutbox
+from chassis.database import Database, engine_for
 from checkout import app
 from checkout.domain import Approved, CartLine, Means, Purchase, Quote, Timers
 from checkout.provider.stripe import Stripe
 from checkout.settings import Settings
 from checkout.store import tables
 from checkout.store.carts import Carts
-from checkout.store.database import Database, engine_for
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
+from checkout.store.schema import migrate
 from shop_contracts.envelope import Event, new
 from shop_contracts.events.base import Fact
 from shop_contracts.events.catalog import ProductPublishedV1
@@ -98,7 +100,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     if request.param == "sqlite":
         engine = engine_for(f"sqlite+aiosqlite:///{tmp_path}/checkout.sqlite3")
         database = Database(engine)
-        await database.migrate()
+        await migrate(database)
         yield database
         await engine.dispose()
         return
@@ -110,7 +112,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         await connection.execute(sa.text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
     engine = engine_for(sa.make_url(url).set(database=name).render_as_string(hide_password=False))
     database = Database(engine)
-    await database.migrate()
+    await migrate(database)
     yield database
     await engine.dispose()
     async with admin.begin() as connection:
@@ -154,8 +156,8 @@ async def carts(settings: Settings) -> AsyncIterator[Carts]:
 @pytest.fixture
 async def own(settings: Settings) -> AsyncIterator[Database]:
     """The database of the service that `client` talks to."""
-    async with app.database(settings) as database:
-        await database.migrate()
+    async with chassis.database.database(settings.database_url) as database:
+        await migrate(database)
         yield database
 
 

@@ -13,10 +13,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from msgspec import structs
 from openapi_spec_validator import validate
 
+from chassis.database import Database
 from checkout import app
 from checkout.domain import CancelRequested, Timers
 from checkout.settings import Settings
-from checkout.store.database import Database
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from checkout.store.watch import Watch

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.sql import SqlOutbox
+from chassis.database import Database, engine_for
 from checkout.domain import Approved, CartLine, Means, Op, Purchase, Quote, Refused, Timers
 from checkout.store import tables
-from checkout.store.database import Database, engine_for
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
+from checkout.store.schema import migrate
 from checkout.worker import CATALOG_HANDLERS, STOCK_HANDLERS, Work
 from shop_contracts import envelope
 from shop_contracts.envelope import Event, derived_id
@@ -177,7 +178,7 @@ async def ends(plan: Sequence[str], chance: random.Random | None) -> Any:
         engine = engine_for(f"sqlite+aiosqlite:///{Path(folder)}/checkout.sqlite3")
         try:
             database = Database(engine)
-            await database.migrate()
+            await migrate(database)
             return await Course(database, plan, chance).end()
         finally:
             await engine.dispose()

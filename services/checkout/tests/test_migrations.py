@@ -6,8 +6,9 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from chassis.database import Database
 from checkout.store import tables
-from checkout.store.database import Database
+from checkout.store.schema import migrate
 
 
 async def test_the_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
@@ -22,7 +23,7 @@ async def test_the_migrations_lead_to_the_tables_of_the_code(database: Database)
 async def test_a_second_migration_changes_nothing_and_several_take_turns(
     database: Database,
 ) -> None:
-    await asyncio.gather(*(database.migrate() for _ in range(3)))
+    await asyncio.gather(*(migrate(database) for _ in range(3)))
 
     async with database.read() as connection:
         assert 1 == len((await connection.execute(sa.text("SELECT * FROM alembic_version"))).all())
@@ -36,7 +37,7 @@ async def test_a_database_from_before_there_were_versions_is_adopted(database: D
             lambda bound: sa.Index("ix_orders_status", tables.orders.c.id).drop(bound)
         )
 
-    await database.migrate()
+    await migrate(database)
 
     async with database.engine.connect() as connection:
         found = await connection.run_sync(lambda bound: sa.inspect(bound).get_indexes("orders"))

@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from aiohttp.test_utils import TestClient
 
+from chassis.database import Database
 from checkout.domain import CancelRequested, Timers
 from checkout.pages import prefers_html
-from checkout.store.database import Database
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 

@@ -15,14 +15,15 @@ import pytest
 import uuid_utils.compat as uuids
 from aiohttp.test_utils import TestClient
 
+from chassis.database import Database
 from checkout import worker
 from checkout.domain import Answer, Approved, Asked, Op, Refused, Status, Timers
 from checkout.provider import BadWebhook, NoAnswer
 from checkout.provider.stripe import FREE, Stripe, read_webhook
 from checkout.settings import Settings
 from checkout.store.carts import Carts
-from checkout.store.database import Database
-from checkout.store.orders import Ask, Orders
+from checkout.store.orders import Orders
+from checkout.store.payments import Ask
 from checkout.store.projections import Projections
 from payments.app import Simulator, signature
 from payments.domain import Deliveries, Fault, Script

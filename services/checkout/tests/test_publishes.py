@@ -23,7 +23,8 @@ from checkout.domain import (
     decide,
     placed,
 )
-from checkout.store.orders import Ask, _cause
+from checkout.store.payments import Ask
+from checkout.store.sheet import cause_of
 from shop_contracts import build, envelope
 from shop_contracts.envelope import decode, encode
 from shop_contracts.events import EVENTS
@@ -88,7 +89,7 @@ def facts(order: Order) -> Iterator[Fact]:
                 token="",
                 ref="",
             )
-            told = _cause(order, ask, answer)
+            told = cause_of(order, ask, answer)
             if isinstance(told, Fact):
                 yield told
 

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils.compat as uuids
 
+from chassis.database import Database
 from checkout.domain import (
     Approved,
     Asked,
@@ -24,10 +25,11 @@ from checkout.domain import (
     Timers,
 )
 from checkout.store import tables
-from checkout.store.database import Database
-from checkout.store.orders import Orders, UnknownOrder
+from checkout.store.orders import Orders
 from checkout.store.problems import AlreadyOrdered, IdempotencyKeyReused
 from checkout.store.projections import Projections
+from checkout.store.schema import migrate
+from checkout.store.sheet import UnknownOrder
 from shop_contracts.envelope import Event, new
 from shop_contracts.events.base import Fact
 from shop_contracts.events.catalog import ProductWithdrawnV1
@@ -342,7 +344,7 @@ async def test_personal_data_stands_in_one_table_and_in_no_event(
 
 
 async def test_the_schema_can_be_created_again(database: Database, orders: Orders) -> None:
-    await database.migrate()
+    await migrate(database)
 
     assert await orders.order(uuid4()) is None
 

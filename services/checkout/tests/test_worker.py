@@ -14,13 +14,13 @@ from aiohttp.test_utils import TestClient
 from bus.consumer import consume
 from bus.relay import relay
 from bus.sql import SqlOutbox
+from chassis.database import Database
 from checkout import app, worker
 from checkout.domain import Timers
 from checkout.provider import Provider
 from checkout.settings import Settings
 from checkout.store import tables
 from checkout.store.carts import Carts
-from checkout.store.database import Database
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from payments.app import Simulator

@@ -20,7 +20,7 @@ from checkout.domain import Purchase, Qty
 from checkout.provider import BadWebhook
 from checkout.provider.stripe import read_webhook
 from checkout.store.checkout import CartView, Checkout
-from checkout.store.orders import Acceptance, Accepted, OrderView
+from checkout.store.placing import Acceptance, Accepted
 from checkout.store.problems import (
     AlreadyOrdered,
     BadSignature,
@@ -33,6 +33,7 @@ from checkout.store.problems import (
     QueueFull,
     UnknownPrice,
 )
+from checkout.store.rows import OrderView
 from shop_contracts.types import Sku
 
 CHECKOUT = web.AppKey("checkout", Checkout)

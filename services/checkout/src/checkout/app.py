@@ -13,6 +13,7 @@ import bus.relay
 from bus.consumer import consume
 from bus.sql import SqlOutbox
 from chassis import http, telemetry
+from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
 from checkout import api as api_
@@ -22,10 +23,9 @@ from checkout.domain import Timers
 from checkout.provider import Provider
 from checkout.provider.stripe import Stripe
 from checkout.settings import PREFIX, Settings
-from checkout.store import tables
+from checkout.store import schema, tables
 from checkout.store.carts import Carts
 from checkout.store.checkout import Checkout
-from checkout.store.database import Database, engine_for
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from checkout.store.watch import Watch
@@ -34,17 +34,6 @@ REDIS_SECONDS = 1.0
 REDIS_CONNECTIONS = 32
 PREFETCH = 200
 """Events in hand at one time; those that arrive together share a transaction."""
-
-
-@asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    """The SQL database; its connections are made when they are needed."""
-    engine = engine_for(settings.database_url)
-    telemetry.instrument_sql(engine)
-    try:
-        yield Database(engine)
-    finally:
-        await engine.dispose()
 
 
 @asynccontextmanager
@@ -84,7 +73,7 @@ def application(settings: Settings) -> web.Application:
         await app[CARTS].ping()
 
     async def stores(app: web.Application) -> AsyncIterator[None]:
-        async with database(settings) as sql, carts(settings) as redis:
+        async with database(settings.database_url) as sql, carts(settings) as redis:
             app[DATABASE], app[CARTS] = sql, redis
             app[api_.CHECKOUT] = app[pages.CHECKOUT] = Checkout(
                 redis,
@@ -116,7 +105,7 @@ async def api() -> None:
 
 async def relay() -> None:
     settings = _settings()
-    async with database(settings) as sql:
+    async with database(settings.database_url) as sql:
         await run_until_stopped(
             bus.relay.relay(settings.broker_url, "checkout", SqlOutbox(sql.engine, tables.outbox)),
             health=(settings.host, settings.relay_port),
@@ -127,7 +116,11 @@ async def relay() -> None:
 async def worker() -> None:
     settings = _settings()
     broker = settings.broker_url
-    async with database(settings) as sql, carts(settings) as redis, provider(settings) as paid:
+    async with (
+        database(settings.database_url) as sql,
+        carts(settings) as redis,
+        provider(settings) as paid,
+    ):
         work = worker_.Work(
             orders=Orders(sql, timers(settings)),
             projections=Projections(sql),
@@ -145,8 +138,8 @@ async def worker() -> None:
 
 async def migrate() -> None:
     """Bring the schema up to date; a second run changes nothing."""
-    async with database(_settings()) as sql:
-        await sql.migrate()
+    async with database(_settings().database_url) as sql:
+        await schema.migrate(sql)
 
 
 def timers(settings: Settings) -> Timers:

@@ -27,7 +27,6 @@ from chassis.problems import (
 )
 from checkout.domain import MAX_QTY, Purchase, Qty
 from checkout.store.checkout import CartView, Checkout
-from checkout.store.orders import OrderView
 from checkout.store.problems import (
     AlreadyOrdered,
     CartFull,
@@ -35,6 +34,7 @@ from checkout.store.problems import (
     PriceChanged,
     UnknownPrice,
 )
+from checkout.store.rows import OrderView
 from shop_contracts.types import Currency, Sku
 
 CHECKOUT = web.AppKey("pages_checkout", Checkout)

@@ -14,7 +14,8 @@ from chassis import telemetry
 from checkout.domain import Answer, DeadlinePassed, Op
 from checkout.provider import Provider
 from checkout.store.carts import Carts
-from checkout.store.orders import Ask, Orders
+from checkout.store.orders import Orders
+from checkout.store.payments import Ask
 from checkout.store.projections import Projections
 from shop_contracts.envelope import Event
 from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1

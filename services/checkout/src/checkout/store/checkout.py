@@ -13,7 +13,8 @@ from chassis.problems import Fault, NotFound
 from checkout import domain
 from checkout.domain import CancelRequested, Cart, CartLine, Purchase, Quote, Stay
 from checkout.store.carts import Carts
-from checkout.store.orders import Accepted, Orders, OrderView, UnknownOrder
+from checkout.store.orders import Orders
+from checkout.store.placing import Accepted
 from checkout.store.problems import (
     EmptyCart,
     IdempotencyKeyRequired,
@@ -23,6 +24,8 @@ from checkout.store.problems import (
     UnknownPrice,
 )
 from checkout.store.projections import Projections
+from checkout.store.rows import OrderView
+from checkout.store.sheet import UnknownOrder
 from checkout.store.watch import Place, Standing, Watch
 
 _KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')

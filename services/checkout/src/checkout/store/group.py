@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from checkout.store.database import Database
+from chassis.database import Database
 
 I = TypeVar("I")  # noqa: E741 - the item
 R = TypeVar("R")

@@ -6,9 +6,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chassis.database import Database
 from checkout.domain import Offer
 from checkout.store import tables
-from checkout.store.database import Database
 from checkout.store.group import Group
 from shop_contracts.envelope import Event
 from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1

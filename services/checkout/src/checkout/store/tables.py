@@ -3,13 +3,10 @@
 Personal data stands in `order_private` and nowhere else, so that erasing it erases all of it.
 """
 
-from datetime import UTC, datetime
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 
 from bus.sql import inbox_table, outbox_table
+from chassis.database import UtcTime, exact
 from checkout.domain import MAX_QTY, Asked, Op, Status
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 
@@ -23,25 +20,6 @@ METADATA = sa.MetaData(
 )
 
 
-class UtcTime(sa.TypeDecorator[datetime]):
-    """A moment, kept in UTC to the microsecond."""
-
-    impl = sa.DateTime
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        precise = mysql.DATETIME(fsp=6) if dialect.name in {"mysql", "mariadb"} else sa.DateTime()
-        return dialect.type_descriptor(precise)
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        del dialect
-        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        del dialect
-        return None if value is None else value.replace(tzinfo=UTC)
-
-
 def _word(*words: str) -> sa.Enum:
     return sa.Enum(*words, native_enum=False, length=32, create_constraint=False)
 
@@ -53,8 +31,8 @@ def _one_of(column: str, words: type[Status] | type[Op] | type[Asked]) -> sa.Che
 
 _STATUS = _word(*(status.value for status in Status))
 # SKUs differ by case, whatever a database's default collation thinks of it
-SKU = sa.String(64).with_variant(sa.String(64, collation="utf8mb4_bin"), "mysql", "mariadb")
-_KEY = sa.String(128).with_variant(sa.String(128, collation="utf8mb4_bin"), "mysql", "mariadb")
+SKU = exact(64)
+_KEY = exact(128)
 
 orders = sa.Table(
     "orders",

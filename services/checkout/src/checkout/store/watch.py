@@ -15,9 +15,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from msgspec import Struct
 
+from chassis.database import Database
 from checkout.domain import Status
 from checkout.store import tables
-from checkout.store.database import Database
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 
 LOOK_SECONDS = 0.05

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from checkout.store.tables import UtcTime
+from chassis.database import UtcTime
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,157 @@
+"""Payment operations as rows: who may ask the provider, when, and again when. Moves no order."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from checkout.domain import Asked, Op
+from checkout.store import tables
+from checkout.store.rows import CONSUMER
+
+PAYMENTS = "payments"
+"""The source of webhooks, in the inbox."""
+HINT = timedelta(seconds=1)
+"""How long the answer itself may take after a webhook has told of it."""
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """A payment operation that this process has claimed and is to ask the provider for."""
+
+    order_id: UUID
+    op: Op
+    key: str
+    attempt: int
+    amount_minor: int
+    currency: str
+    token: str
+    ref: str
+    traceparent: str = ""
+
+
+async def due(connection: AsyncConnection) -> bool:
+    """Whether there is anything to ask for: an idle look must not take SQLite's write lock."""
+    table = tables.payments.c
+    query = sa.select(table.op).where(table.next_at <= datetime.now(UTC)).limit(1)
+    return await connection.scalar(query) is not None
+
+
+async def claim(connection: AsyncConnection, limit: int, lease: timedelta) -> list[Ask]:
+    """Operations to ask the provider for; nobody else gets them for as long as `lease`."""
+    table, now = tables.payments, datetime.now(UTC)
+    query = (
+        sa.select(table.c.order_id, table.c.op)
+        .where(table.c.next_at <= now)
+        .order_by(table.c.next_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    claimed = [(row.order_id, row.op) for row in await connection.execute(query)]
+    if claimed:
+        await connection.execute(
+            sa.update(table)
+            .where(sa.tuple_(table.c.order_id, table.c.op).in_(claimed))
+            .values(state=Asked.SENT.value, attempt=table.c.attempt + 1, next_at=now + lease)
+        )
+    return await _asks(connection, claimed)
+
+
+async def postpone(connection: AsyncConnection, ask: Ask, pause: timedelta) -> None:
+    """Ask again after `pause`: the provider gave no answer."""
+    table = tables.payments
+    await connection.execute(
+        sa.update(table)
+        .where(
+            table.c.order_id == ask.order_id,
+            table.c.op == ask.op.value,
+            table.c.state == Asked.SENT.value,
+        )
+        .values(next_at=datetime.now(UTC) + pause)
+    )
+
+
+async def notice(
+    connection: AsyncConnection, notices: Sequence[tuple[str, str]]
+) -> list[bool | Exception]:
+    """Make the operations due that notices are about; each notice counts once."""
+    inbox, payments, now = tables.inbox, tables.payments, datetime.now(UTC)
+    known = set(
+        await connection.scalars(
+            sa.select(inbox.c.event_id).where(
+                inbox.c.consumer == CONSUMER,
+                inbox.c.source == PAYMENTS,
+                inbox.c.event_id.in_({id_ for id_, _ in notices}),
+            )
+        )
+    )
+    first: list[bool | Exception] = []
+    fresh: dict[str, str] = {}
+    for id_, key in notices:
+        first.append(id_ not in known and id_ not in fresh)
+        if first[-1]:
+            fresh[id_] = key
+    if fresh:
+        await connection.execute(
+            sa.insert(inbox),
+            [
+                {
+                    "consumer": CONSUMER,
+                    "source": PAYMENTS,
+                    "event_id": id_,
+                    "received_at": now.replace(tzinfo=None),
+                }
+                for id_ in fresh
+            ],
+        )
+        await connection.execute(
+            sa.update(payments)
+            .where(
+                payments.c.psp_key.in_(set(fresh.values())),
+                payments.c.state == Asked.SENT.value,
+                payments.c.next_at > now + HINT,
+            )
+            .values(next_at=now + HINT)
+        )
+    return first
+
+
+async def _asks(connection: AsyncConnection, claimed: Sequence[tuple[UUID, str]]) -> list[Ask]:
+    if not claimed:
+        return []
+    payments, auth = tables.payments.c, tables.payments.alias("auth")
+    rows = await connection.execute(
+        sa.select(
+            payments.order_id,
+            payments.op,
+            payments.psp_key,
+            payments.attempt,
+            payments.amount_minor,
+            payments.traceparent,
+            tables.orders.c.currency,
+            tables.order_private.c.payment_token,
+            auth.c.psp_ref,
+        )
+        .join(tables.orders, tables.orders.c.id == payments.order_id)
+        .join(tables.order_private, tables.order_private.c.order_id == payments.order_id)
+        .outerjoin(auth, sa.and_(auth.c.order_id == payments.order_id, auth.c.op == Op.AUTH.value))
+        .where(payments.order_id.in_({order_id for order_id, _ in claimed}))
+    )
+    wanted = set(claimed)
+    return [
+        Ask(
+            order_id=row.order_id,
+            op=Op(row.op),
+            key=row.psp_key,
+            attempt=row.attempt,
+            amount_minor=row.amount_minor,
+            currency=row.currency,
+            token=row.payment_token,
+            ref=row.psp_ref or "",
+            traceparent=row.traceparent or "",
+        )
+        for row in rows
+        if (row.order_id, row.op) in wanted
+    ]

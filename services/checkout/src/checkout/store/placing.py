@@ -1,0 +1,134 @@
+"""Placing an order once: its rows, its answer and its event, one insert each. Knows no saga."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Struct, structs
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bus import sql
+from checkout import domain
+from checkout.domain import Order, Purchase, Status
+from checkout.store import rows, tables
+
+KEPT = timedelta(days=30)
+"""How long an Idempotency-Key is remembered."""
+
+
+class Acceptance(Struct, frozen=True, kw_only=True):
+    """The answer to a checkout: the order is durable, not yet confirmed."""
+
+    order_id: UUID
+    status: Status
+
+
+class Accepted(Struct, frozen=True, kw_only=True):
+    """The stored answer, byte for byte, and whether it was given before."""
+
+    order_id: UUID
+    body: bytes
+    replayed: bool
+
+
+class Placing(Struct, frozen=True, kw_only=True):
+    """An order that is to become durable, with the answer to whoever placed it."""
+
+    order: Order
+    cart_id: str
+    key: str
+    fingerprint: bytes
+    purchase: Purchase
+    body: bytes
+    traceparent: str | None
+
+
+async def answers(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+) -> list[Any | Exception]:
+    """What was answered under each scope and key."""
+    table = tables.idempotency.c
+    query = sa.select(
+        table.scope, table.idem_key, table.order_id, table.fingerprint, table.body
+    ).where(sa.tuple_(table.scope, table.idem_key).in_(set(keys)))
+    found = {(row.scope, row.idem_key): row for row in await connection.execute(query)}
+    return [found.get(key) for key in keys]
+
+
+async def place(
+    connection: AsyncConnection, placings: Sequence[Placing]
+) -> list[Accepted | Exception]:
+    """Orders with their answers and events; fails as a whole when one key or cart is taken."""
+    for table, values in (
+        (tables.idempotency, [_key_row(placing) for placing in placings]),
+        (tables.orders, [_order_row(placing) for placing in placings]),
+        (tables.order_lines, [row for placing in placings for row in _line_rows(placing.order)]),
+        (tables.order_private, [_private_row(placing) for placing in placings]),
+        (
+            tables.order_history,
+            [
+                rows.moment(placing.order, None, "checkout", None, placing.order.placed_at)
+                for placing in placings
+            ],
+        ),
+    ):
+        await connection.execute(sa.insert(table), values)
+    await sql.add(
+        connection,
+        tables.outbox,
+        *(
+            rows.event(domain.placed(p.order), p.order.version, p.order.id, None, p.traceparent)
+            for p in placings
+        ),
+    )
+    return [Accepted(order_id=p.order.id, body=p.body, replayed=False) for p in placings]
+
+
+def _key_row(placing: Placing) -> dict[str, Any]:
+    return {
+        "scope": placing.cart_id,
+        "idem_key": placing.key,
+        "fingerprint": placing.fingerprint,
+        "order_id": placing.order.id,
+        "body": placing.body,
+        "expires_at": placing.order.placed_at + KEPT,
+    }
+
+
+def _order_row(placing: Placing) -> dict[str, Any]:
+    order = placing.order
+    return {
+        "id": order.id,
+        "status": order.status.value,
+        "version": order.version,
+        "currency": order.currency,
+        "total_minor": order.total_minor,
+        "reason": None,
+        "shortages": [],
+        "cart_id": placing.cart_id,
+        "claims_cart": placing.cart_id,
+        "deadline_at": order.deadline_at,
+        "placed_at": order.placed_at,
+        "updated_at": order.placed_at,
+    }
+
+
+def _line_rows(order: Order) -> list[dict[str, Any]]:
+    return [
+        {"order_id": order.id, "line_no": number, **structs.asdict(line)}
+        for number, line in enumerate(order.lines, 1)
+    ]
+
+
+def _private_row(placing: Placing) -> dict[str, Any]:
+    purchase = placing.purchase
+    return {
+        "order_id": placing.order.id,
+        "email": purchase.email,
+        "name": purchase.name,
+        "address": msgspec.to_builtins(purchase.address),
+        "payment_token": purchase.payment.token,
+    }
