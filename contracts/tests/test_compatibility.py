@@ -22,6 +22,8 @@ from shop_contracts import schemas
 from shop_contracts.compatibility import RULES, differences, flat
 from shop_contracts.events import BY_KEY
 
+pytestmark = pytest.mark.slow
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it is from before Python 3.12
     from jsonsubschema import isSubschema  # type: ignore[import-untyped]

@@ -252,7 +252,7 @@ async def settle(held: Message, outcome: Outcome) -> None:
 async def agree(real: Real, fake: FakeBroker, after: str) -> None:
     """A queue takes its time; where both differ for good, the test ends here."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + 10
+    deadline = loop.time() + 30
     wanted = {name: fake.depth(name) for name in QUEUES}
     while (found := await real.depths()) != wanted:
         assert loop.time() < deadline, (after, found, wanted)

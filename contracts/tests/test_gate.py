@@ -20,6 +20,8 @@ from shop_contracts import diff
 from shop_contracts.history import current
 from shop_contracts.history import released as released_history
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(shop_contracts.__file__).parent
 
 

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "publish-a-new-event-version.md"
 FENCE = re.compile(r"^```(\w+) ?([\w./]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

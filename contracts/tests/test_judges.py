@@ -17,6 +17,8 @@ from shop_contracts import build
 from shop_contracts.envelope import CONTENT_TYPE, Malformed, decode
 from shop_contracts.events import BY_KEY, EVENTS, OWNER_OF
 
+pytestmark = pytest.mark.slow
+
 TOOLS = Path(__file__).parent / "tools"
 EXAMPLES = build.ROOT / "examples"
 DOCUMENTS = [build.ROOT / "asyncapi" / f"{name}.json" for name in (*EVENTS, "shop")]

@@ -17,6 +17,8 @@ from shop_contracts.kit import goldens
 from shop_contracts.kit.expectations import dump, load, verify
 from shop_contracts.kit.messages import message
 
+pytestmark = pytest.mark.slow
+
 CONSUMERS = sorted((build.ROOT / "consumers").glob("*.json"))
 KEY = "stock.changed.v1"
 

@@ -19,6 +19,8 @@ from shop_contracts.events.catalog import CategoryChangedV1, CategoryChangedV2
 from shop_contracts.events.catalog.category_changed_v2 import Step
 from shop_contracts.kit import sampling
 
+pytestmark = pytest.mark.slow
+
 NEWER = [(newer.KEY, newer) for newer in majors.DOWNCAST]
 OLDER = [(older.KEY, older) for older in majors.UPCAST]
 

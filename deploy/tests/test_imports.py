@@ -11,6 +11,8 @@ import pytest
 
 from shop.profiles import ROOT
 
+pytestmark = pytest.mark.slow
+
 LINTER = Path(sys.executable).with_name("lint-imports")
 
 

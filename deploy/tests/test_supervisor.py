@@ -16,6 +16,8 @@ from shop.process import Process, State, Talk
 from shop.profiles import Profile
 from shop.stack import Stack, StackFailed
 
+pytestmark = pytest.mark.slow
+
 WITHIN = 20.0
 
 GREETER = """

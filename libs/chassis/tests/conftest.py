@@ -121,7 +121,7 @@ class Client:
             for part in parts:
                 writer.write(part)
                 await writer.drain()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 lines = head.split("\r\n")
                 headers = {

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = '''
 import asyncio, os
 import aiohttp
@@ -122,7 +124,7 @@ def started(tmp_path: Path) -> Started:
 async def logged(process: Process, event: str) -> dict[str, Any]:
     """The first log line with that event."""
     assert process.stdout is not None
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while line := await process.stdout.readline():
             entry: dict[str, Any] = json.loads(line)
             if entry["event"] == event:

@@ -19,7 +19,7 @@ Make = Callable[..., Draft]
 
 async def until(http: Http, address: str, text: str) -> str:
     """The page, once it holds the text: lists are a second behind."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while text not in (html := await (await http.get(address)).text()):
         assert time.monotonic() < deadline, html
         await asyncio.sleep(0.05)

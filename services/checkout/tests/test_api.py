@@ -409,7 +409,7 @@ async def test_an_order_is_followed_to_its_end(client: Client, own: Database, ma
     events: list[tuple[str, Any]] = []
 
     async def until(kind: str, count: int = 1) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while count > sum(event == kind for event, _ in events):
                 await asyncio.sleep(0.02)
 

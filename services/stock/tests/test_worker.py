@@ -156,7 +156,7 @@ async def test_the_sweeper_ends_holds_whose_time_is_over(redis: Redis, settings:
     await store.adjust("chair", Adjust(stock=5, action=Action.SET))
     await handle(store, placed(uuid4(), CHAIRS))
 
-    async with running(sweep(store)), asyncio.timeout(10):
+    async with running(sweep(store)), asyncio.timeout(30):
         while (5, 0) != await chairs(store):
             await asyncio.sleep(0.02)
 
