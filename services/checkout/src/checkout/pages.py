@@ -6,8 +6,7 @@ own pages only.
 
 import re
 import secrets
-from typing import Annotated, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -15,17 +14,10 @@ from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
 from chassis.http import get, page, post, reply
-from chassis.http.strict import text_fault
 from chassis.pages import templates
-from chassis.problems import (
-    BadRequest,
-    Forbidden,
-    Invalid,
-    NotFound,
-    Unavailable,
-    UnsupportedMediaType,
-)
+from chassis.problems import Invalid, NotFound, Unavailable
 from checkout.domain import MAX_QTY, Purchase, Qty
+from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, read_form
 from checkout.store.checkout import CartView, Checkout
 from checkout.store.problems import (
     AlreadyOrdered,
@@ -41,12 +33,6 @@ CHECKOUT = web.AppKey("pages_checkout", Checkout)
 CART_TTL_S = web.AppKey("cart_ttl_s", int)
 
 COOKIE = "cart"
-PRIVATE = {"Cache-Control": "private, no-store"}
-# the edge puts the frame's fragments in; nobody keeps the page
-FRAMED = PRIVATE | {"Surrogate-Control": 'no-store, content="ESI/1.0"'}
-FORM = "application/x-www-form-urlencoded"
-MAX_FORM = 16_384
-MAX_FIELDS = 20
 _CART_ID = re.compile(r"[A-Za-z0-9_-]{32}")
 PAYMENTS = {
     "tok_ok": "Test card that is accepted",
@@ -59,8 +45,6 @@ _cart_page = _pages.get_template("cart.html")
 _checkout_page = _pages.get_template("checkout.html")
 _order_page = _pages.get_template("order.html")
 _cart_fragment = _pages.get_template("cart_fragment.html")
-
-T = TypeVar("T")
 
 
 class AddForm(Struct, frozen=True, kw_only=True):
@@ -94,12 +78,12 @@ async def cart(request: web.Request) -> web.Response:
 
 async def add_line(request: web.Request) -> web.Response:
     """Put units into the cart, which begins to exist when it has to."""
-    form = await _form(request, AddForm)
+    form = await read_form(request, AddForm)
     try:
         changed = await request.app[CHECKOUT].add_line(_cart_id(request), form.sku, form.qty)
     except (UnknownPrice, CartFull) as refused:
         return _show_cart(await _cart(request), refused.title, refused.status)
-    response = _go("/cart")
+    response = go("/cart")
     response.set_cookie(
         COOKIE,
         changed.id,
@@ -113,43 +97,43 @@ async def add_line(request: web.Request) -> web.Response:
 
 async def change_line(request: web.Request) -> web.Response:
     """Set the units of a line."""
-    form = await _form(request, QtyForm)
+    form = await read_form(request, QtyForm)
     try:
         await request.app[CHECKOUT].put_line(_known_cart(request), _sku(request), form.qty, None)
     except (UnknownPrice, CartFull) as refused:
         return _show_cart(await _cart(request), refused.title, refused.status)
-    return _go("/cart")
+    return go("/cart")
 
 
 async def remove_line(request: web.Request) -> web.Response:
     """Take a line out."""
-    await _form(request, Struct)
+    await read_form(request, Struct)
     await request.app[CHECKOUT].remove_line(_known_cart(request), _sku(request), None)
-    return _go("/cart")
+    return go("/cart")
 
 
 async def checkout(request: web.Request) -> web.Response:
     """The form that orders the cart; back to the cart while it cannot be ordered."""
     view = await _cart(request)
     if view is None or not view.lines or view.total_minor is None:
-        return _go("/cart")
+        return go("/cart")
     order_id = await request.app[CHECKOUT].living_order(view.cart_id)
-    return _go(f"/orders/{order_id}") if order_id else _show_checkout(view)
+    return go(f"/orders/{order_id}") if order_id else _show_checkout(view)
 
 
 async def order_cart(request: web.Request) -> web.Response:
     """Order the cart, once, and go on to the order."""
-    form = await _form(request, CheckoutForm)
+    form = await read_form(request, CheckoutForm)
     try:
         purchase = _purchase(form)
         accepted = await request.app[CHECKOUT].order_cart(_known_cart(request), form.key, purchase)
     except AlreadyOrdered:
         return await checkout(request)
     except (EmptyCart, UnknownPrice, NotFound):
-        return _go("/cart")
+        return go("/cart")
     except (PriceChanged, Invalid) as refused:
         return _show_checkout(await request.app[CHECKOUT].cart(_known_cart(request)), form, refused)
-    return _go(f"/orders/{accepted.order_id}")
+    return go(f"/orders/{accepted.order_id}")
 
 
 async def order(request: web.Request) -> web.Response:
@@ -229,37 +213,6 @@ class _Incomplete(Invalid):
     title = "Please check your e-mail address and your name"
 
 
-async def _form(request: web.Request, type_: type[T]) -> T:
-    """The form's fields. Raises Forbidden, UnsupportedMediaType, BadRequest, Invalid."""
-    _refuse_foreign(request)
-    if request.content_type != FORM:
-        raise UnsupportedMediaType(f"Send {FORM}.", headers={"Accept": FORM})
-    try:
-        text = (await request.read()).decode()
-        fields = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
-    except ValueError as error:
-        raise BadRequest("The form cannot be read.") from error
-    if any(text_fault(value) for value in fields.values()):
-        raise Invalid("Control characters are not allowed here.")
-    try:
-        return msgspec.convert(fields, type_, strict=False)
-    except msgspec.ValidationError as error:
-        raise Invalid("A field of the form is missing or wrong.") from error
-
-
-def _refuse_foreign(request: web.Request) -> None:
-    """Another site's form is not the shopper's will; browsers say which site it was."""
-    site = request.headers.get("Sec-Fetch-Site")
-    origin = request.headers.get(hdrs.ORIGIN)
-    if site is not None:
-        foreign = site not in {"same-origin", "none"}
-    else:
-        ours = {request.host, request.headers.get("X-Forwarded-Host")}
-        foreign = origin is not None and urlsplit(origin).netloc not in ours
-    if foreign:
-        raise Forbidden("This form belongs to another site.")
-
-
 def _cart_id(request: web.Request) -> str | None:
     found = request.cookies.get(COOKIE, "")
     return found if _CART_ID.fullmatch(found) else None
@@ -286,13 +239,6 @@ def _order_id(request: web.Request) -> UUID:
         raise NotFound("There is no such order.") from error
 
 
-def _go(where: str) -> web.Response:
-    """See the other page, by GET."""
-    return web.Response(status=303, headers={"Location": where, **PRIVATE})
-
-
-_FORM_PROBLEMS = (BadRequest, Forbidden, UnsupportedMediaType, Invalid, NotFound, Unavailable)
-
 ROUTES = [
     get("/cart", cart, summary="The cart page", media="text/html"),
     post(
@@ -302,7 +248,7 @@ ROUTES = [
         status=303,
         media="text/html",
         max_body=MAX_FORM,
-        problems=_FORM_PROBLEMS,
+        problems=FORM_PROBLEMS,
     ),
     post(
         "/cart/lines/{sku}",
@@ -311,7 +257,7 @@ ROUTES = [
         status=303,
         media="text/html",
         max_body=MAX_FORM,
-        problems=_FORM_PROBLEMS,
+        problems=FORM_PROBLEMS,
     ),
     post(
         "/cart/lines/{sku}/remove",
@@ -320,7 +266,7 @@ ROUTES = [
         status=303,
         media="text/html",
         max_body=MAX_FORM,
-        problems=_FORM_PROBLEMS,
+        problems=FORM_PROBLEMS,
     ),
     get("/checkout", checkout, summary="The checkout page", media="text/html"),
     post(
@@ -330,7 +276,7 @@ ROUTES = [
         status=303,
         media="text/html",
         max_body=MAX_FORM,
-        problems=_FORM_PROBLEMS,
+        problems=FORM_PROBLEMS,
     ),
     get(
         "/orders/{order}",
