@@ -35,7 +35,7 @@ from shop_contracts.types import MAX_SAFE, PricedLine
 
 ID = UUID("01936a7e-0000-7000-8000-000000000001")
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
-NOT_YET = {"order.refunded.v1"}
+NOT_YET = {"order.refunded.v1", "order.shipped.v1"}
 """What nobody makes yet."""
 
 SMALL = Order(

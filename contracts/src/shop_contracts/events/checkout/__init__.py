@@ -7,6 +7,7 @@ from shop_contracts.events.checkout.order_cancelled_v1 import OrderCancelledV1 a
 from shop_contracts.events.checkout.order_confirmed_v1 import OrderConfirmedV1 as OrderConfirmedV1
 from shop_contracts.events.checkout.order_placed_v1 import OrderPlacedV1 as OrderPlacedV1
 from shop_contracts.events.checkout.order_refunded_v1 import OrderRefundedV1 as OrderRefundedV1
+from shop_contracts.events.checkout.order_shipped_v1 import OrderShippedV1 as OrderShippedV1
 from shop_contracts.events.checkout.payment_authorised_v1 import (
     PaymentAuthorisedV1 as PaymentAuthorisedV1,
 )
@@ -24,6 +25,7 @@ EVENTS = (
     OrderConfirmedV1,
     OrderCancelledV1,
     OrderRefundedV1,
+    OrderShippedV1,
     PaymentAuthorisedV1,
     PaymentDeclinedV1,
     PaymentCapturedV1,
