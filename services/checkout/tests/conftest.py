@@ -20,7 +20,7 @@ import payments.settings
 from bus.sql import SqlOutbox
 from chassis.database import Database, engine_for
 from checkout import app
-from checkout.domain import Approved, CartLine, Means, Purchase, Quote, Timers
+from checkout.domain import Approved, Means, Offer, Purchase, Quote, Timers, quote
 from checkout.provider.stripe import Stripe
 from checkout.settings import Settings
 from checkout.store import tables
@@ -70,8 +70,8 @@ class Make:
 
     @staticmethod
     def a_quote(qty: int = 2, unit: int = 1_250) -> Quote:
-        line = CartLine(sku="LAMP-1", name="Lamp", qty=qty, unit_minor=unit, total_minor=qty * unit)
-        return Quote(currency="EUR", lines=[line], total_minor=qty * unit)
+        offers = {"LAMP-1": Offer(name="Lamp", prices={"EUR": unit})}
+        return quote({"LAMP-1": qty}, offers, currency="EUR", preferred="EUR")
 
     @staticmethod
     def a_purchase(token: str = "tok_ok") -> Purchase:

@@ -20,6 +20,7 @@ from checkout.settings import Settings
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from checkout.store.watch import Watch
+from checkout.totals import Breakdown, disagreements
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 from shop_contracts.events.checkout import OrderPlacedV1
@@ -56,7 +57,10 @@ async def test_a_cart_shows_names_prices_and_its_total(client: Client) -> None:
 
     async with client.get(f"/carts/{cart}") as answer:
         view = await answer.json()
+    found = msgspec.convert(view.pop("breakdown"), Breakdown)
 
+    assert [] == disagreements(found)
+    assert (2_500, "EUR", 2) == (found.total_minor, found.currency, found.exponent)
     assert '"2"' == answer.headers["ETag"]
     assert "private, no-store" == answer.headers["Cache-Control"]
     assert {

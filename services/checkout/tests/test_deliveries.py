@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bus.sql import SqlOutbox
 from chassis.database import Database, engine_for
-from checkout.domain import Approved, CartLine, Means, Op, Purchase, Quote, Refused, Timers
+from checkout.domain import Approved, Means, Offer, Op, Purchase, Refused, Timers, quote
 from checkout.store import tables
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
@@ -105,10 +105,10 @@ def stock_says(fact: Fact, plan: str) -> Fact | None:
 
 
 async def place(orders: Orders, number: int) -> UUID:
-    line = CartLine(sku="A", name="Lamp", qty=1, unit_minor=95, total_minor=95)
-    quote = Quote(currency="EUR", lines=[line], total_minor=95)
+    offers = {"A": Offer(name="Lamp", prices={"EUR": 95})}
+    quoted = quote({"A": 1}, offers, currency="EUR", preferred="EUR")
     purchase = Purchase(email="ada@example.com", name="Ada", payment=Means(token="tok"))
-    accepted = await orders.place(f"cart-{number}", f"key-{number}", b"", purchase, quote)
+    accepted = await orders.place(f"cart-{number}", f"key-{number}", b"", purchase, quoted)
     return accepted.order_id
 
 

@@ -13,6 +13,8 @@ from uuid import UUID
 
 from msgspec import Meta, Struct, structs
 
+from checkout.rules import Country, Rules, Word
+from checkout.totals import Breakdown, Discount, Item, breakdown
 from shop_contracts.events.base import Fact
 from shop_contracts.events.checkout import (
     OrderAuthorisedV1,
@@ -71,11 +73,17 @@ class CartLine(Struct, frozen=True, kw_only=True):
 
 
 class Quote(Struct, frozen=True, kw_only=True):
-    """A cart at the prices in force. `total_minor` is None while a line has no price."""
+    """A cart at the prices in force. `breakdown` is None while a line has no price."""
 
     currency: Currency
     lines: list[CartLine]
-    total_minor: int | None
+    breakdown: Breakdown | None
+    deliverable: bool = True
+
+    @property
+    def total_minor(self) -> int | None:
+        """What is to be paid; None while a line has no price, or nobody sends it there."""
+        return self.breakdown.total_minor if self.breakdown and self.deliverable else None
 
     @property
     def unavailable(self) -> list[str]:
@@ -90,22 +98,51 @@ class Quote(Struct, frozen=True, kw_only=True):
         ]
 
 
+NO_RULES = Rules()
+
+
 def quote(
-    lines: Mapping[str, int], offers: Mapping[str, Offer], *, currency: str | None, preferred: str
+    lines: Mapping[str, int],
+    offers: Mapping[str, Offer],
+    *,
+    currency: str | None,
+    preferred: str,
+    rules: Rules = NO_RULES,
+    country: str | None = None,
+    method: str | None = None,
+    discount: Discount | None = None,
 ) -> Quote:
     """What the lines cost in `currency`, or else in one currency that has a price for them all.
 
-    Of several such currencies `preferred` wins, then the first by name.
+    Of several such currencies `preferred` wins, then the first by name. It goes to `country`, or
+    else to the shop's own, by `method`, or else in the cheapest way.
     """
+    country = country or rules.country
     chosen = currency or _common_currency([offers.get(sku, Offer()) for sku in lines], preferred)
     priced = [
         _line(sku, qty, offers.get(sku, Offer()), chosen) for sku, qty in sorted(lines.items())
     ]
-    totals = [line.total_minor for line in priced]
-    known = [total for total in totals if total is not None]
-    total = sum(known)
-    whole = len(known) == len(totals) and total <= MAX_SAFE
-    return Quote(currency=chosen, lines=priced, total_minor=total if whole else None)
+    items = [
+        Item(sku=line.sku, qty=line.qty, unit_minor=line.unit_minor)
+        for line in priced
+        if line.unit_minor is not None
+    ]
+    found = breakdown(
+        items, rules, currency=chosen, country=country, method=method, discount=discount
+    )
+    whole = len(items) == len(priced) and max(found.subtotal_minor, found.total_minor) <= MAX_SAFE
+    return Quote(
+        currency=chosen,
+        lines=priced,
+        breakdown=found if whole else None,
+        deliverable=rules.serves(country) and (not rules.shipping or found.shipping is not None),
+    )
+
+
+def plain(lines: Sequence[PricedLine], currency: str) -> Breakdown:
+    """What the lines cost where there is neither tax, shipping nor discount."""
+    items = [Item(sku=line.sku, qty=line.qty, unit_minor=line.unit_minor) for line in lines]
+    return breakdown(items, NO_RULES, currency=currency)
 
 
 def _common_currency(offers: Sequence[Offer], preferred: str) -> str:
@@ -132,7 +169,7 @@ class Address(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     street: Annotated[str, Meta(min_length=1, max_length=200)]
     city: Annotated[str, Meta(min_length=1, max_length=100)]
     postcode: Annotated[str, Meta(max_length=20)] = ""
-    country: Annotated[str, Meta(pattern=r"^[A-Z]{2}\Z", description="ISO 3166-1 alpha-2")]
+    country: Country
 
 
 class Means(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,14 +179,25 @@ class Means(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Purchase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a shopper says to turn a cart into an order."""
+    """What a shopper says to turn a cart into an order.
+
+    It goes to the country of `address`, or else to `country`, or else to the shop's own; without a
+    `shipping_method` in the cheapest way.
+    """
 
     email: Annotated[str, Meta(pattern=r"^[^@\s]{1,64}@[^@\s]{1,189}\Z")]
     name: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     address: Address | None = None
+    country: Country | None = None
+    shipping_method: Word | None = None
     currency: Currency | None = None
     quoted_total_minor: Annotated[int, Meta(ge=0, le=MAX_SAFE)] | None = None
     payment: Means
+
+    @property
+    def destination(self) -> str | None:
+        """The country that it goes to, where the shopper has said so."""
+        return self.address.country if self.address else self.country
 
 
 # ---- the order ----

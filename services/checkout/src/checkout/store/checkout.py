@@ -27,17 +27,23 @@ from checkout.store.projections import Projections
 from checkout.store.rows import OrderView
 from checkout.store.sheet import UnknownOrder
 from checkout.store.watch import Place, Standing, Watch
+from checkout.totals import Breakdown
 
 _KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')
 
 
 class CartView(Struct, frozen=True, kw_only=True):
-    """A cart at the prices in force; `total_minor` is null while a line has no price."""
+    """A cart at the prices in force, with how its total comes about.
+
+    `breakdown` is null while a line has no price; `total_minor` is null then too, and where nobody
+    delivers it.
+    """
 
     cart_id: str
     version: int
     currency: str
     lines: list[CartLine]
+    breakdown: Breakdown | None
     total_minor: int | None
 
 
@@ -76,6 +82,7 @@ class Checkout:
             version=cart.version,
             currency=quote.currency,
             lines=quote.lines,
+            breakdown=quote.breakdown,
             total_minor=quote.total_minor,
         )
 

@@ -66,15 +66,17 @@ class Orders:
     ) -> Accepted:
         """Make the order durable with its event and its answer, once per key and per cart.
 
-        Raises AlreadyOrdered, IdempotencyKeyReused.
+        Raises AlreadyOrdered, IdempotencyKeyReused. The quote must have a total.
         """
+        if quote.breakdown is None or quote.total_minor is None:
+            raise ValueError("a quote without a total is no order")
         now = datetime.now(UTC)
         order = Order(
             id=uuids.uuid7(),
             status=Status.PLACED,
             version=1,
             lines=quote.agreed(),
-            total_minor=quote.total_minor or 0,
+            total_minor=quote.total_minor,
             currency=quote.currency,
             placed_at=now,
             deadline_at=domain.first_deadline(now, self._timers),
@@ -82,6 +84,7 @@ class Orders:
         body = msgspec.json.encode(Acceptance(order_id=order.id, status=order.status))
         placing = Placing(
             order=order,
+            breakdown=quote.breakdown,
             cart_id=cart_id,
             key=key,
             fingerprint=fingerprint,

@@ -14,6 +14,7 @@ from bus import sql
 from checkout import domain
 from checkout.domain import Order, Purchase, Status
 from checkout.store import rows, tables
+from checkout.totals import Breakdown
 
 KEPT = timedelta(days=30)
 """How long an Idempotency-Key is remembered."""
@@ -38,6 +39,7 @@ class Placing(Struct, frozen=True, kw_only=True):
     """An order that is to become durable, with the answer to whoever placed it."""
 
     order: Order
+    breakdown: Breakdown
     cart_id: str
     key: str
     fingerprint: bytes
@@ -106,6 +108,7 @@ def _order_row(placing: Placing) -> dict[str, Any]:
         "version": order.version,
         "currency": order.currency,
         "total_minor": order.total_minor,
+        "breakdown": placing.breakdown,
         "reason": None,
         "shortages": [],
         "cart_id": placing.cart_id,

@@ -11,8 +11,10 @@ import uuid_utils.compat as uuids
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from checkout import domain
 from checkout.domain import Asked, Op, Order, Status
 from checkout.store import tables
+from checkout.totals import Breakdown
 from shop_contracts import envelope
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
@@ -20,6 +22,8 @@ from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 from shop_contracts.types import PricedLine, Shortage
 
 CONSUMER = "checkout"
+# the saga moves an order without reading all its amounts
+_STATE = [column for column in tables.orders.c if column.name != "breakdown"]
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -32,7 +36,10 @@ class Moment(Struct, frozen=True, kw_only=True):
 
 
 class OrderView(Struct, frozen=True, kw_only=True):
-    """An order as its customer sees it; it does not say who that is."""
+    """An order as its customer sees it; it does not say who that is.
+
+    `breakdown` is how `total_minor` came about, and never changes.
+    """
 
     order_id: UUID
     status: Status
@@ -41,6 +48,7 @@ class OrderView(Struct, frozen=True, kw_only=True):
     shortages: list[Shortage]
     lines: list[PricedLine]
     total_minor: int
+    breakdown: Breakdown
     currency: str
     placed_at: datetime
     history: list[Moment]
@@ -50,7 +58,7 @@ async def load(
     connection: AsyncConnection, ids: Sequence[UUID], *, locked: bool = False
 ) -> dict[UUID, Order]:
     """The orders as the saga sees them; `locked` until the transaction ends, in one order."""
-    query = sa.select(tables.orders).where(tables.orders.c.id.in_(ids)).order_by(tables.orders.c.id)
+    query = sa.select(*_STATE).where(tables.orders.c.id.in_(ids)).order_by(tables.orders.c.id)
     rows = (await connection.execute(query.with_for_update() if locked else query)).all()
     line, paid = tables.order_lines.c, tables.payments.c
     lines: dict[UUID, list[PricedLine]] = {row.id: [] for row in rows}
@@ -85,6 +93,13 @@ async def load(
     }
 
 
+async def breakdown_of(connection: AsyncConnection, order: Order) -> Breakdown:
+    """All amounts of the order; one from before they were kept had nothing but its lines."""
+    query = sa.select(tables.orders.c.breakdown).where(tables.orders.c.id == order.id)
+    kept: Breakdown | None = await connection.scalar(query)
+    return kept or domain.plain(order.lines, order.currency)
+
+
 async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:
     """The order with its history."""
     order = (await load(connection, [order_id])).get(order_id)
@@ -108,6 +123,7 @@ async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:
         shortages=order.shortages,
         lines=order.lines,
         total_minor=order.total_minor,
+        breakdown=await breakdown_of(connection, order),
         currency=order.currency,
         placed_at=order.placed_at,
         history=history,

@@ -3,11 +3,15 @@
 Personal data stands in `order_private` and nowhere else, so that erasing it erases all of it.
 """
 
+from typing import Any
+
+import msgspec
 import sqlalchemy as sa
 
 from bus.sql import inbox_table, outbox_table
 from chassis.database import UtcTime, exact
 from checkout.domain import MAX_QTY, Asked, Op, Status
+from checkout.totals import Breakdown
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 
 METADATA = sa.MetaData(
@@ -18,6 +22,21 @@ METADATA = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class BreakdownJson(sa.TypeDecorator[Breakdown]):
+    """All amounts of an order, as they were agreed."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Breakdown | None, dialect: sa.Dialect) -> Any:
+        del dialect
+        return msgspec.to_builtins(value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Breakdown | None:
+        del dialect
+        return msgspec.convert(value, Breakdown | None)
 
 
 def _word(*words: str) -> sa.Enum:
@@ -42,6 +61,8 @@ orders = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("currency", sa.String(3), nullable=False),
     sa.Column("total_minor", sa.BigInteger, nullable=False),
+    # written once, with the order; null in orders that are older than it
+    sa.Column("breakdown", BreakdownJson(none_as_null=True)),
     sa.Column("reason", _word(*(reason.value for reason in CancelReason))),
     sa.Column("shortages", sa.JSON, nullable=False),
     sa.Column("cart_id", _KEY, nullable=False),
