@@ -104,6 +104,7 @@ def _stock(profile: Profile, _database: str) -> dict[str, str]:
     return {
         "REDIS_URL": profile.url("redis-stock", scheme="redis", login=login, path="/0"),
         "PUBLIC_URL": profile.url("edge"),
+        "MAIL_DIR": _mails(profile, "stock"),
     }
 
 
@@ -114,6 +115,7 @@ def _checkout(profile: Profile, database: str) -> dict[str, str]:
         "PAYMENT_URL": profile.url("payments-simulator", path="/"),
         "PAYMENT_KEY": secret(profile, "payments_key"),
         "PAYMENT_WEBHOOK_SECRET": secret(profile, "payments_webhook_secret"),
+        "MAIL_DIR": _mails(profile, "checkout"),
     }
 
 
@@ -124,6 +126,13 @@ def _payments(profile: Profile, _database: str) -> dict[str, str]:
         "WEBHOOK_URL": profile.url("checkout", path="/payments/webhook"),
         "JOURNAL": str(profile.folder("payments") / "journal.ndjson"),
     }
+
+
+def _mails(profile: Profile, service: str) -> str:
+    """Where a service's mails are files, for a shop without a mail server."""
+    folder = profile.folder("mails", service)
+    give(folder)
+    return str(folder)
 
 
 def _sqlite(profile: Profile) -> str:
@@ -150,7 +159,7 @@ SERVICES: dict[str, tuple[list[str], Callable[[Profile, str], dict[str, str]]]] 
     "catalog": (["api", "relay", "worker"], _catalog),
     "stock": (["api", "relay", "worker", "notify"], _stock),
     "search": (["api", "worker"], _search),
-    "checkout": (["api", "relay", "worker"], _checkout),
+    "checkout": (["api", "relay", "worker", "notify"], _checkout),
     "payments": (["simulator"], _payments),
     "purger": (["worker"], _purger),
 }

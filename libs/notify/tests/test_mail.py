@@ -144,3 +144,37 @@ async def test_who_was_told_is_forgotten_when_the_mail_has_gone_or_failed(
 
     assert (state, None, b"") == (row.state, row.address, row.body)
     assert (state == "delivered") is (len(smtp.got) == 1)
+
+
+async def test_a_mail_may_say_the_same_in_html(tmp_path: Path) -> None:
+    mail = Mail(title="Order", text="It is on its way.", html="<p>It is on its way.</p>")
+    await mailer("", "shop@shop.example", tmp_path).send(
+        uuid4(), "ada@people.example", encode(mail)
+    )
+    (file,) = tmp_path.iterdir()
+    parts = email.message_from_bytes(file.read_bytes()).walk()
+
+    assert ["multipart/alternative", "text/plain", "text/html"] == [
+        part.get_content_type() for part in parts
+    ]
+
+
+@pytest.mark.parametrize(
+    "address", ["a,b@people.example", "<ada>@people.example", "a\x0b@b", "@", "ä(b@c"]
+)
+async def test_what_is_no_mailbox_is_sent_to_nobody(
+    kept: Any, server: tuple[Server, str], tmp_path: Path, address: str
+) -> None:
+    smtp, url = server
+    message = Message(type="t", subject="s", body=encode(MAIL), address=address)
+    id_ = await kept.book.send(message)
+    (due,) = await kept.book.claim(10, [], each=4)
+    async with aiohttp.ClientSession() as http:
+        sender = Sender(http, mailer(url, "shop@shop.example", tmp_path), loopback=True)
+        given_up = await kept.book.record(due, await sender.send(due))
+
+    assert given_up
+    assert [] == smtp.got
+    assert [(id_, ["no address"])] == [
+        (mail.id, [each.outcome for each in mail.log]) for mail in await kept.book.given_up()
+    ]

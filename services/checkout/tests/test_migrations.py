@@ -34,6 +34,8 @@ async def test_a_database_from_before_there_were_versions_is_adopted(database: D
         await connection.execute(sa.text("DROP TABLE alembic_version"))
         await connection.execute(sa.text("ALTER TABLE payments DROP COLUMN traceparent"))
         await connection.execute(sa.text("ALTER TABLE orders DROP COLUMN breakdown"))
+        for later in ("delivery_tries", "deliveries", "webhooks"):
+            await connection.execute(sa.text(f"DROP TABLE {later}"))
         await connection.run_sync(
             lambda bound: sa.Index("ix_orders_status", tables.orders.c.id).drop(bound)
         )

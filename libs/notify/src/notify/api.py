@@ -142,6 +142,14 @@ async def list_deliveries(request: web.Request) -> web.Response:
     return reply(Deliveries(items=items, next=more))
 
 
+async def list_given_up(request: web.Request) -> web.Response:
+    """Mails that never went, newest first; to whom and what is forgotten."""
+    page = query(request, DeliveriesQuery)
+    items = await request.app[BOOK].given_up(before=page.after, limit=page.limit)
+    more = items[-1].id if len(items) == page.limit else None
+    return reply(Deliveries(items=items, next=more))
+
+
 async def post_redeliver(request: web.Request) -> web.Response:
     """Try an ended delivery again, from the start of the schedule and under its own id."""
     delivery = UUID(request.match_info["delivery"])
@@ -216,4 +224,18 @@ def routes(prefix: str, scope: str) -> list[Route]:
             status=202,
             problems=no_delivery,
         ),
+    ]
+
+
+def mail_routes(prefix: str, scope: str) -> list[Route]:
+    """What became of mails, below `prefix`, for keys with `scope`; the application needs BOOK."""
+    return [
+        get(
+            f"{prefix}/given-up",
+            list_given_up,
+            summary="Mails that never went, with every try",
+            scope=scope,
+            query=DeliveriesQuery,
+            reply=Deliveries,
+        )
     ]

@@ -126,6 +126,14 @@ class Result(Struct, frozen=True, kw_only=True):
     milliseconds: int = 0
 
 
+async def put(connection: AsyncConnection, table: sa.Table, messages: Iterable[Message]) -> None:
+    """Put messages among the deliveries, in the caller's transaction."""
+    now = _now()
+    rows = [_row(message, now) for message in messages]
+    if rows:
+        await connection.execute(sa.insert(table), rows)
+
+
 class Book:
     """Receivers and deliveries of one service's database."""
 
@@ -215,10 +223,7 @@ class Book:
 
     async def add(self, connection: AsyncConnection, messages: Iterable[Message]) -> None:
         """Put messages into the book, in the caller's transaction."""
-        now = _now()
-        rows = [_row(message, now) for message in messages]
-        if rows:
-            await connection.execute(sa.insert(self._deliveries), rows)
+        await put(connection, self._deliveries, messages)
 
     async def announce(
         self, connection: AsyncConnection, type_: str, subject: str, body: bytes
@@ -255,16 +260,15 @@ class Book:
         self, webhook_id: UUID, *, before: UUID | None = None, limit: int = 50
     ) -> list[Delivery]:
         """What was for a receiver, newest first, each with its tries. Raises NoSuchWebhook."""
+        await self.webhook(webhook_id)
+        query = sa.select(self._deliveries).where(self._deliveries.c.webhook_id == webhook_id)
+        return await self._newest(query, before, limit)
+
+    async def given_up(self, *, before: UUID | None = None, limit: int = 50) -> list[Delivery]:
+        """Mails that never went, newest first, with their tries; whose they were is forgotten."""
         table = self._deliveries
-        query = sa.select(table).where(table.c.webhook_id == webhook_id)
-        if before is not None:
-            seq = sa.select(table.c.seq).where(table.c.id == before).scalar_subquery()
-            query = query.where(table.c.seq < seq)
-        async with self._database.read() as connection:
-            await self._webhook(connection, self._webhooks.c.id == webhook_id)
-            rows = (await connection.execute(query.order_by(table.c.seq.desc()).limit(limit))).all()
-            log = await self._log(connection, [row.id for row in rows])
-        return [_delivery(row, log.get(row.id, [])) for row in rows]
+        query = sa.select(table).where(table.c.webhook_id.is_(None), table.c.state == "failed")
+        return await self._newest(query, before, limit)
 
     async def redeliver(self, webhook_id: UUID, id_: UUID) -> None:
         """Try an ended delivery again from the start, under its own id.
@@ -317,18 +321,20 @@ class Book:
 
         return await self._database.write(work)
 
-    async def record(self, due: Due, result: Result) -> None:
-        """Log a try and decide what follows from it; a try whose lease was lost is only logged."""
+    async def record(self, due: Due, result: Result) -> bool:
+        """Log a try and decide what follows from it; whether this was the last one, in vain.
+
+        A try whose lease was lost changes nothing.
+        """
         now = _now()
         table = self._deliveries
         mine = (table.c.id == due.id) & (table.c.tries == due.tries)
+        after = _ended(due, result, now)
 
-        async def work(connection: AsyncConnection) -> None:
-            changed = await connection.execute(
-                sa.update(table).where(mine).values(_ended(due, result, now))
-            )
+        async def work(connection: AsyncConnection) -> bool:
+            changed = await connection.execute(sa.update(table).where(mine).values(after))
             if changed.rowcount == 0:
-                return  # somebody else has tried it meanwhile, or it is forgotten
+                return False  # somebody else has tried it meanwhile, or it is forgotten
             await connection.execute(
                 sa.insert(self._tries).values(
                     delivery_id=due.id,
@@ -341,8 +347,9 @@ class Book:
             )
             if due.webhook_id is not None:
                 await self._judge(connection, due.webhook_id, result, now)
+            return after.get("state") == "failed"
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def sweep(self) -> int:
         """Forget ended deliveries that are older than they are kept; says how many."""
@@ -441,6 +448,18 @@ class Book:
         if row is None:
             raise NoSuchWebhook
         return _webhook(row)
+
+    async def _newest(
+        self, query: sa.Select[Any], before: UUID | None, limit: int
+    ) -> list[Delivery]:
+        table = self._deliveries
+        if before is not None:
+            seq = sa.select(table.c.seq).where(table.c.id == before).scalar_subquery()
+            query = query.where(table.c.seq < seq)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.order_by(table.c.seq.desc()).limit(limit))).all()
+            log = await self._log(connection, [row.id for row in rows])
+        return [_delivery(row, log.get(row.id, [])) for row in rows]
 
     async def _log(
         self, connection: AsyncConnection, ids: Collection[UUID]

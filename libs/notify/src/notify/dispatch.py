@@ -20,6 +20,7 @@ SWEEP_SECONDS = 3_600.0
 
 _log = structlog.stdlib.get_logger(__name__)
 _tries = Counter("notify_tries", "Tries of deliveries, by channel and outcome.", ("to", "outcome"))
+_given_up = Counter("notify_given_up", "Deliveries that are tried no more.", ("to",))
 _waiting = Gauge("notify_waiting", "Deliveries that have not ended.")
 
 
@@ -76,7 +77,8 @@ async def _claim(book: Book, running: dict[asyncio.Task[None], UUID | None]) -> 
 
 async def _one(book: Book, sender: Sender, due: Due) -> None:
     result = await sender.send(due)
-    _tries.labels("webhook" if due.webhook_id else "mail", result.outcome).inc()
+    channel = "webhook" if due.webhook_id else "mail"
+    _tries.labels(channel, result.outcome).inc()
     # no address and no text: people's data stays out of logs
     _log.info(
         "tried",
@@ -87,7 +89,9 @@ async def _one(book: Book, sender: Sender, due: Due) -> None:
         status=result.status,
     )
     try:
-        await book.record(due, result)
+        if await book.record(due, result):
+            _given_up.labels(channel).inc()
+            _log.error("given up", delivery=str(due.id), tries=due.tries + 1)
     except Unavailable as error:
         # its lease ends, and it is sent once more under the same id
         _log.warning("a try was not recorded", delivery=str(due.id), reason=str(error))

@@ -1,6 +1,8 @@
 """Mails: by SMTP, or as files in a folder where no server is configured. Knows no shop."""
 
 from datetime import UTC, datetime
+from email.errors import HeaderParseError
+from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
@@ -31,10 +33,14 @@ class MailPutOff(Exception):
 
 
 class Mail(Struct, frozen=True, kw_only=True):
-    """A mail as it waits in the book; `unsubscribe` ends what it is about with one click."""
+    """A mail as it waits in the book; `unsubscribe` ends what it is about with one click.
+
+    `html` says the same as `text`, for those who would rather see it so.
+    """
 
     title: str
     text: str
+    html: str | None = None
     unsubscribe: str | None = None
 
 
@@ -42,7 +48,7 @@ class Mailer(Protocol):
     """Takes mails on their way."""
 
     async def send(self, id_: UUID, address: str, body: bytes) -> None:
-        """Hand over one encoded `Mail`. Raises MailRefused or MailPutOff."""
+        """Hand over one encoded `Mail`. Raises MailRefused, MailPutOff; ValueError: no mailbox."""
         ...
 
 
@@ -79,7 +85,8 @@ class Smtp:
 
     async def send(self, id_: UUID, address: str, body: bytes) -> None:
         try:
-            await self._send(_message(id_, self._sender, address, body))
+            # by the mailbox that was meant: a header may be read as several
+            await self._send(_message(id_, self._sender, address, body), recipients=[address])
         except aiosmtplib.SMTPRecipientsRefused as error:
             code = error.recipients[0].code
             raise (MailRefused(code) if code in _FINAL else MailPutOff) from error
@@ -113,7 +120,7 @@ def _message(id_: UUID, sender: str, address: str, body: bytes) -> EmailMessage:
     mail = msgspec.json.decode(body, type=Mail)
     message = EmailMessage()
     message["From"] = sender
-    message["To"] = address
+    message["To"] = _mailbox(address)
     message["Subject"] = mail.title
     message["Date"] = format_datetime(datetime.now(UTC))
     # the same at each try: who gets it twice can tell
@@ -123,4 +130,13 @@ def _message(id_: UUID, sender: str, address: str, body: bytes) -> EmailMessage:
         message["List-Unsubscribe"] = f"<{mail.unsubscribe}>"
         message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     message.set_content(mail.text)
+    if mail.html is not None:
+        message.add_alternative(mail.html, subtype="html")
     return message
+
+
+def _mailbox(address: str) -> Address:
+    try:
+        return Address(addr_spec=address)
+    except (HeaderParseError, IndexError) as error:  # the parser runs off the end of some
+        raise ValueError("not an address of one mailbox") from error

@@ -74,6 +74,8 @@ class Sender:
             return Result(outcome="refused", status=error.status, final=True)
         except MailPutOff:
             return Result(outcome="put off")
+        except ValueError:
+            return Result(outcome="no address", final=True)
         return Result(outcome="delivered", delivered=True)
 
 

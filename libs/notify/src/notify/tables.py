@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from chassis.database import BIG, UtcTime, exact
 
-MAX_BODY = 60_000
+MAX_BODY = 1_000_000
 
 
 class Tables(Struct, frozen=True):

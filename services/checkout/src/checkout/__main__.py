@@ -1,4 +1,4 @@
-"""`python -m checkout api | relay | worker | migrate`. Knows the names of the processes only."""
+"""`python -m checkout api | relay | worker | notify | migrate`. Knows the processes' names only."""
 
 from chassis.process import main
 from checkout import app
@@ -6,5 +6,11 @@ from checkout import app
 if __name__ == "__main__":
     main(
         "checkout",
-        {"api": app.api, "relay": app.relay, "worker": app.worker, "migrate": app.migrate},
+        {
+            "api": app.api,
+            "relay": app.relay,
+            "worker": app.worker,
+            "notify": app.notifier,
+            "migrate": app.migrate,
+        },
     )

@@ -10,6 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 import bus.relay
+import notify.api
 from bus.consumer import consume
 from bus.sql import SqlOutbox
 from chassis import http, telemetry
@@ -29,6 +30,10 @@ from checkout.store.checkout import Checkout
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from checkout.store.watch import Watch
+from notify.book import Book
+from notify.dispatch import dispatch, sweep
+from notify.mail import mailer
+from notify.sender import Sender, public_session
 
 REDIS_SECONDS = 1.0
 REDIS_CONNECTIONS = 32
@@ -75,6 +80,7 @@ def application(settings: Settings) -> web.Application:
     async def stores(app: web.Application) -> AsyncIterator[None]:
         async with database(settings.database_url) as sql, carts(settings) as redis:
             app[DATABASE], app[CARTS] = sql, redis
+            app[notify.api.BOOK] = Book(sql, tables.notices)
             app[api_.CHECKOUT] = app[pages.CHECKOUT] = Checkout(
                 redis,
                 Projections(sql),
@@ -87,7 +93,7 @@ def application(settings: Settings) -> web.Application:
 
     app = http.application(
         name="checkout",
-        routes=[*api_.ROUTES, *pages.ROUTES],
+        routes=[*api_.ROUTES, *pages.ROUTES, *notify.api.mail_routes("/mails", "orders:read")],
         api_keys_file=settings.api_keys_file,
         checks=[("sql", sql), ("redis", redis)],
         description="Carts, orders and their payments.",
@@ -133,6 +139,20 @@ async def worker() -> None:
             *(loop(work) for loop in worker_.LOOPS),
             health=(settings.host, settings.worker_port),
             checks=[("sql", sql.ping), ("redis", redis.ping)],
+        )
+
+
+async def notifier() -> None:
+    """Sends the mails and webhooks that wait."""
+    settings = _settings()
+    mails = mailer(settings.smtp_url, settings.mail_from, settings.mail_dir)
+    async with database(settings.database_url) as sql, public_session() as session:
+        book = Book(sql, tables.notices)
+        await run_until_stopped(
+            dispatch(book, Sender(session, mails, loopback=settings.webhooks_on_loopback)),
+            sweep(book),
+            health=(settings.host, settings.notify_port),
+            checks=[("sql", sql.ping)],
         )
 
 

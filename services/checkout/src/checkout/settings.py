@@ -3,6 +3,7 @@
 The times of the saga hang together; settings that break their order are refused at start.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -26,6 +27,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: int = 8104
     relay_port: int = 0
     worker_port: int = 0
+    notify_port: int = 0
     api_keys_file: str | None = None
     profile: Literal["dev", "test", "prod"] = "prod"
     key_prefix: str = ""
@@ -40,8 +42,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     payment_timeout_s: Seconds = 600
     commit_timeout_s: Seconds = 60
     order_timeout_s: Seconds = 1_200
+    # Without a mail server, mails are files in `mail_dir`.
+    smtp_url: str = ""
+    mail_from: str = "Shopstream <shop@localhost>"
+    mail_dir: Path = Path("mails")
+    # For tests: webhooks may be on this machine, without TLS.
+    webhooks_on_loopback: bool = False
 
     def __post_init__(self) -> None:
+        if self.webhooks_on_loopback and self.profile == "prod":
+            raise ValueError("CHECKOUT_WEBHOOKS_ON_LOOPBACK is for tests only")
         if self.hold_ttl_s <= self.payment_timeout_s + self.commit_timeout_s + EVENT_LAG_S:
             raise ValueError(
                 "CHECKOUT_HOLD_TTL_S must exceed CHECKOUT_PAYMENT_TIMEOUT_S + "

@@ -1,6 +1,6 @@
 """The tables of checkout's database, the same for SQLite and MariaDB. Opens no engine.
 
-Personal data stands in `order_private` and nowhere else, so that erasing it erases all of it.
+Personal data stands in `order_private`, and in mails until they have gone: nowhere else.
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+import notify.tables
 from bus.sql import inbox_table, outbox_table
 from chassis.database import UtcTime, exact
 from checkout.domain import MAX_QTY, Asked, Op, Status
@@ -163,3 +164,5 @@ products = sa.Table(
 
 outbox = outbox_table(METADATA)
 inbox = inbox_table(METADATA)
+# an address of a mail stands in its delivery until it has gone
+notices = notify.tables.tables(METADATA)
