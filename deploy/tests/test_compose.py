@@ -11,6 +11,7 @@ import yaml
 from shop import containers, profiles, servers, services
 from shop.process import Process
 from shop.profiles import Profile
+from shop_contracts.topology import READS
 
 COMPOSE: dict[str, Any] = yaml.safe_load(containers.COMPOSE_FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -54,6 +55,24 @@ def test_a_process_has_the_same_command_and_settings_in_both(
     for key in environment:
         if key.endswith("_PORT"):
             assert native[name].env[key] == str(int(environment[key]) + OFFSET)
+
+
+def test_how_many_partitions_is_told_to_the_broker_and_to_the_workers_alike(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEARCH_QUEUE_PARTITIONS", "4")
+    topology = services.deployments(profile)[0]
+    workers = {process.name: process for process in services.prepare(profile)}
+
+    names = {f"{consumer.upper()}_QUEUE_PARTITIONS" for consumer in READS}
+    assert names == {name for name in topology.env if name.endswith("_QUEUE_PARTITIONS")}
+    assert names == set(SERVICES["topology"]["environment"])
+    for consumer in READS:
+        name = f"{consumer.upper()}_QUEUE_PARTITIONS"
+        assert topology.env[name] == ("4" if consumer == "search" else "0")
+        assert topology.env[name] == workers[f"{consumer}-worker"].env[name]
+        told = SERVICES["topology"]["environment"][name]
+        assert told == SERVICES[f"{consumer}-worker"]["environment"][name]
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

@@ -82,6 +82,19 @@ def parking(work: str) -> str:
     return f"{work}.parking"
 
 
+def by_key(work: str) -> str:
+    """The exchange that deals the events of a partitioned work queue out to its partitions.
+
+    It is not part of `TOPOLOGY`, and neither are they: whoever deploys says how many there are.
+    """
+    return f"{work}.by-key"
+
+
+def partition(work: str, number: int) -> str:
+    """One of the queues among which the subjects of a partitioned work queue are dealt out."""
+    return f"{work}.p{number}"
+
+
 def retry(work: str, delay: str) -> str:
     """Where a message of a work queue waits before it is tried again."""
     return f"{work}.retry.{delay}"
@@ -134,6 +147,15 @@ def _dead_letters_to(queue: str) -> dict[str, Any]:
     }
 
 
+def _work(work: str) -> dict[str, Any]:
+    return {**_dead_letters_to(parking(work)), "x-delivery-limit": 5}
+
+
+def partition_arguments(work: str) -> dict[str, Any]:
+    """How a partition is declared: as its work queue, with one consumer at a time."""
+    return {**_work(work), "x-single-active-consumer": True}
+
+
 def _build() -> Topology:
     exchanges: list[Exchange] = []
     queues: list[Queue] = []
@@ -158,12 +180,7 @@ def _build() -> Topology:
             work = queue(consumer, owner)
             # parking before work before waiting: no letter without an address
             queues.append(Queue(name=parking(work), arguments={"x-queue-type": "quorum"}))
-            queues.append(
-                Queue(
-                    name=work,
-                    arguments={**_dead_letters_to(parking(work)), "x-delivery-limit": 5},
-                )
-            )
+            queues.append(Queue(name=work, arguments=_work(work)))
             for delay, milliseconds in RETRY_DELAYS.items():
                 waiting = retry(work, delay)
                 queues.append(

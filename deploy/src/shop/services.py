@@ -11,6 +11,7 @@ from shop.process import Http, Process
 from shop.profiles import ROOT, Profile
 from shop.secrets import api_keys_file, secret
 from shop.servers import USERS, amqp, mariadb_url
+from shop_contracts.topology import READS
 
 PASSED_ON = ("OTEL_", "SSL_CERT_", "SHOP_LOG_")
 TESTED = ("test", "faults", "orders")
@@ -27,6 +28,8 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
         settings = shared | store(profile, database) | {"HOST": "127.0.0.1"}
         if service in USERS:
             settings["BROKER_URL"] = amqp(profile, service)
+        if service in READS:
+            settings["QUEUE_PARTITIONS"] = os.environ.get(_partitions(service)) or "0"
         for process in processes:
             name = "PORT" if process == "api" else f"{process.upper()}_PORT"
             settings[name] = str(profile.ports[_port(service, process)])
@@ -42,7 +45,8 @@ def deployments(profile: Profile, *, mariadb: bool = False) -> list[Process]:
         command=[sys.executable, "-m", "bus.topology", "apply"],
         directory=str(profile.var),
         log=str(profile.folder("log") / "topology.log"),
-        env={"PATH": os.defpath, "LANG": "C.UTF-8", "BROKER_URL": amqp(profile, "deploy")},
+        env={"PATH": os.defpath, "LANG": "C.UTF-8", "BROKER_URL": amqp(profile, "deploy")}
+        | {name: os.environ.get(name) or "0" for name in map(_partitions, READS)},
     )
     return [topology, *(job(profile, processes[f"{name}-api"], "migrate") for name in MIGRATES)]
 
@@ -80,6 +84,11 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
         ready=Http(f"http://127.0.0.1:{port}/readyz"),
         needs=[*(["rabbitmq"] if service in USERS else []), *NEEDS[service]],
     )
+
+
+def _partitions(consumer: str) -> str:
+    """Whoever deploys tells the broker and the workers the same."""
+    return f"{consumer.upper()}_QUEUE_PARTITIONS"
 
 
 def _kind(profile: Profile) -> str:

@@ -35,7 +35,10 @@ async def worker() -> None:
         context = Purger(Cache(http, config.purge_url), Shown())
         await run_until_stopped(
             *(
-                consume_batches(config.broker_url, "purger", owner, purge, context)
+                consume_batches(
+                    *(config.broker_url, "purger", owner, purge, context),
+                    partitions=config.queue_partitions,
+                )
                 for owner in READS["purger"]
             ),
             health=(config.host, config.worker_port),

@@ -21,7 +21,8 @@ from opentelemetry.util.types import AnyValue
 
 from bus import failpoints, tracing
 from bus.broker import BROKER_ERRORS, pause
-from bus.subscription import PERMANENT, Subscription, Taken, subscribed
+from bus.share import Share
+from bus.subscription import PERMANENT, Place, Subscription, Taken, subscribed
 from shop_contracts import topology
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
@@ -52,11 +53,13 @@ async def consume(
     context: C,
     *,
     prefetch: int = 64,
+    partitions: int = 0,
 ) -> NoReturn:
     """Hand the events of `owner` to their handlers for as long as the task lives.
 
-    Types without a handler are acked. Cancelled, it takes no new message, finishes those in hand
-    and leaves the others to the next consumer.
+    `partitions` is how many the work queue was deployed with. Types without a handler are acked.
+    Cancelled, it takes no new message, finishes those in hand and leaves the others to the next
+    consumer.
     """
 
     async def work(subscription: Subscription) -> NoReturn:
@@ -83,7 +86,7 @@ async def consume(
         finally:
             await _drain(lanes.values())
 
-    await _for_ever(broker_url, consumer, owner, work, prefetch)
+    await _for_ever(broker_url, consumer, owner, work, prefetch, partitions)
 
 
 async def consume_batches(
@@ -94,6 +97,7 @@ async def consume_batches(
     context: C,
     *,
     size: int = 200,
+    partitions: int = 0,
 ) -> NoReturn:
     """As `consume`, but the handler gets what has arrived, at most `size` events, oldest first.
 
@@ -116,7 +120,7 @@ async def consume_batches(
                 raise
 
     # the next batch arrives while this one is in hand
-    await _for_ever(broker_url, consumer, owner, work, 2 * size)
+    await _for_ever(broker_url, consumer, owner, work, 2 * size, partitions)
 
 
 async def _settle(subscription: Subscription, taken: Taken, handling: Awaitable[None]) -> None:
@@ -128,7 +132,7 @@ async def _settle(subscription: Subscription, taken: Taken, handling: Awaitable[
     except Exception as error:  # noqa: BLE001 - whatever a handler raises is worth a retry
         await subscription.later(taken, error)
     else:
-        failpoints.reach(f"{subscription.queue}.after_effect")
+        failpoints.reach(f"{subscription.work}.after_effect")
         subscription.ack(taken)
 
 
@@ -138,7 +142,7 @@ async def _handle(
     handler = handlers.get(type(taken.event.data))
     if handler is None:
         return
-    failpoints.reach(f"{subscription.queue}.before_effect")
+    failpoints.reach(f"{subscription.work}.before_effect")
     with _timed(subscription.queue, taken.event.meta.key), _processing(subscription.queue, taken):
         await handler(context, taken.event)
 
@@ -148,7 +152,7 @@ async def _handle_batch(
 ) -> None:
     async def handle(part: Sequence[Taken]) -> None:
         queue = subscription.queue
-        failpoints.reach(f"{queue}.before_effect")
+        failpoints.reach(f"{subscription.work}.before_effect")
         events = [taken.event for taken in part]
         with _timed(queue, "batch"), _processing(queue, *part):
             await handler(context, events)
@@ -160,7 +164,7 @@ async def _handle_batch(
         for taken in batch:
             await _settle(subscription, taken, handle([taken]))
         return
-    failpoints.reach(f"{subscription.queue}.after_effect")
+    failpoints.reach(f"{subscription.work}.after_effect")
     for taken in batch:
         subscription.ack(taken)
 
@@ -236,12 +240,24 @@ async def _for_ever(
     owner: str,
     work: Callable[[Subscription], Awaitable[NoReturn]],
     prefetch: int,
+    partitions: int,
 ) -> NoReturn:
-    queue = topology.queue(consumer, owner)
+    async def follow(place: Place) -> NoReturn:
+        while True:
+            try:
+                async with subscribed(broker_url, consumer, place, prefetch) as subscription:
+                    await work(subscription)
+            except BROKER_ERRORS as error:
+                log.warning("consumer of %s starts again: %r", place.queue, error)
+            await pause()
+
+    name = topology.queue(consumer, owner)
+    if not partitions:
+        await follow(Place(name, name))
+    share = Share(name, partitions)
+    # what waited, was parked or is replayed comes back to the work queue itself
+    queues = [name, *(topology.partition(name, number) for number in range(partitions))]
     while True:
-        try:
-            async with subscribed(broker_url, consumer, queue, prefetch) as subscription:
-                await work(subscription)
-        except BROKER_ERRORS as error:
-            log.warning("consumer of %s starts again: %r", queue, error)
-        await pause()
+        async with asyncio.TaskGroup() as group:
+            for queue in queues:
+                group.create_task(follow(Place(name, queue, share)))

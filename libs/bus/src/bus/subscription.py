@@ -29,6 +29,7 @@ from bus.broker import (
     own_cancellation,
     pause,
 )
+from bus.share import Share
 from shop_contracts import topology
 from shop_contracts.envelope import (
     CONTENT_TYPE,
@@ -59,6 +60,14 @@ WATCH_SECONDS = 15
 DEAF_LOOKS = 4
 
 
+class Place(Struct, frozen=True):
+    """Where events are taken from: a work queue itself, or one of its partitions."""
+
+    work: str
+    queue: str
+    share: Share | None = None
+
+
 class Taken(Struct, frozen=True):
     """A message in hand, with its event."""
 
@@ -82,8 +91,14 @@ class Taken(Struct, frozen=True):
 class Subscription:
     """A consumer of one work queue. Raises one of `BROKER_ERRORS` when it has lost its queue."""
 
-    def __init__(self, channel: aiormq.Channel, queue: str, retries: "_Retries") -> None:
-        self.queue = queue
+    def __init__(
+        self,
+        channel: aiormq.Channel,
+        place: Place,
+        retries: "_Retries",
+    ) -> None:
+        self.work, self.queue = place.work, place.queue
+        self._share = place.share
         self._channel = channel
         self._retries = retries
         self._messages: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
@@ -124,13 +139,13 @@ class Subscription:
             self.park(taken.tag, taken.message, EXHAUSTED, error)
             return
         log.warning("%s %s waits: %r", self.queue, taken.event.meta.id, error, exc_info=error)
-        failpoints.reach(f"{self.queue}.before_retry")
+        failpoints.reach(f"{self.work}.before_retry")
         await self._retries.publish(
             taken.message,
             {ATTEMPT_HEADER: attempt + 1},
-            topology.retry(self.queue, delays[attempt]),
+            topology.retry(self.work, delays[attempt]),
         )
-        failpoints.reach(f"{self.queue}.after_retry")
+        failpoints.reach(f"{self.work}.after_retry")
         self._acked.add(taken.tag)
         self._settled.set()
         key = taken.event.meta.key
@@ -147,10 +162,10 @@ class Subscription:
     ) -> None:
         properties = message.header.properties
         log.error("%s parks %s: %r", self.queue, properties.message_id, error)
-        failpoints.reach(f"{self.queue}.before_park")
+        failpoints.reach(f"{self.work}.before_park")
         why = {REASON_HEADER: reason, ERROR_HEADER: repr(error)[:ERROR_LENGTH]}
-        if await self._retries.publish(message, why, topology.parking(self.queue), tries=1):
-            failpoints.reach(f"{self.queue}.after_park")
+        if await self._retries.publish(message, why, topology.parking(self.work), tries=1):
+            failpoints.reach(f"{self.work}.after_park")
             self._acked.add(tag)
         else:
             # the queue's own dead-lettering takes it there as well, without a word
@@ -182,6 +197,8 @@ class Subscription:
 
     async def received(self, message: DeliveredMessage) -> None:
         self._unsettled[message.delivery_tag or 0] = None
+        if self._share is not None:
+            self._share.works(self.queue)
         self._messages.put_nowait(message)
 
     def lost(self, *_: object) -> None:
@@ -216,7 +233,7 @@ class Subscription:
         # a dead channel's queue is read by nobody
         if parts and not self._channel.is_closed:
             await self._channel.write_queue.put(ChannelFrame(b"".join(parts), False, written))
-            failpoints.reach(f"{self.queue}.after_ack")
+            failpoints.reach(f"{self.work}.after_ack")
             return True
         return False
 
@@ -233,13 +250,17 @@ class Subscription:
             await asyncio.sleep(WATCH_SECONDS)
             async with asyncio.timeout(CONNECT_SECONDS):
                 work = await channel.declare_queue(self.queue, passive=True)
-                name = topology.parking(self.queue)
+                name = topology.parking(self.work)
                 parking = await channel.declare_queue(name, passive=True)
             ready = work.declaration_result.message_count or 0
             _ready.set(ready, {"queue": self.queue})
-            _parked.set(parking.declaration_result.message_count or 0, {"queue": self.queue})
-            if work.declaration_result.consumer_count == 0:
+            _parked.set(parking.declaration_result.message_count or 0, {"queue": self.work})
+            consumers = work.declaration_result.consumer_count or 0
+            if consumers == 0:
                 raise ConnectionError(f"{self.queue} has lost its consumer")
+            if self._share is not None and self._share.too_many(self.queue, consumers):
+                # what is in hand ends first, so that the next one begins behind it
+                raise ConnectionError(f"{self.queue} is left to another process")
             quiet = not self._unsettled and before is None
             silent = silent + 1 if ready and quiet else 0
             if silent == DEAF_LOOKS:
@@ -314,7 +335,7 @@ class _Retries:
 
 @asynccontextmanager
 async def subscribed(
-    broker_url: str, consumer: str, queue: str, prefetch: int
+    broker_url: str, consumer: str, place: Place, prefetch: int
 ) -> AsyncIterator[Subscription]:
     """A subscription to a queue that stands. Raises one of `BROKER_ERRORS`.
 
@@ -323,15 +344,16 @@ async def subscribed(
     retries = _Retries(broker_url, consumer)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(retries.close)
-        connection = await stack.enter_async_context(connected(broker_url, f"{queue} consumer"))
+        name = f"{place.queue} consumer"
+        connection = await stack.enter_async_context(connected(broker_url, name))
         async with asyncio.timeout(CONNECT_SECONDS):
             channel = await (await connection.channel()).get_underlay_channel()
             assert isinstance(channel, aiormq.Channel)  # noqa: S101 - the only kind there is
-            subscription = Subscription(channel, queue, retries)
+            subscription = Subscription(channel, place, retries)
             channel.create_future().add_done_callback(subscription.lost)
             channel.on_consumer_cancel_callbacks.add(subscription.lost)
             await channel.basic_qos(prefetch_count=prefetch)
-            await channel.basic_consume(queue, subscription.received)
+            await channel.basic_consume(place.queue, subscription.received)
         tasks = [
             asyncio.create_task(subscription.send()),
             asyncio.create_task(subscription.watch(connection)),
@@ -345,6 +367,8 @@ async def subscribed(
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            if place.share is not None:
+                place.share.left(place.queue)
 
 
 def _event(message: DeliveredMessage) -> Event[Fact]:

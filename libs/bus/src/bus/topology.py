@@ -1,26 +1,43 @@
 """Makes the broker hold the topology of the contracts. Run at deploy time, by the deploy user.
 
 `python -m bus.topology apply --url amqp://deploy:...@127.0.0.1:17120/shop`
+
+`SEARCH_QUEUE_PARTITIONS=4` lays every work queue of search out in four partitions, and so on for
+each consumer; its processes must be told the same.
 """
 
 import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from aio_pika import ExchangeType
 from aio_pika.exceptions import ChannelPreconditionFailed
 
 from bus.broker import BROKER_ERRORS, connected
-from shop_contracts.topology import TOPOLOGY, Topology
+from bus.partitions import Busy, arrange
+from shop_contracts.topology import READS, TOPOLOGY, Topology, queue
+
+MOST_PARTITIONS = 64
 
 
-async def apply(url: str, topology: Topology = TOPOLOGY) -> None:
+async def apply(
+    url: str, topology: Topology = TOPOLOGY, partitions: Mapping[str, int] = MappingProxyType({})
+) -> None:
     """Declare every exchange, queue and binding; what stands already is left as it is.
 
-    Raises `ChannelPreconditionFailed` where something stands with other arguments.
+    `partitions` is how many the work queues of a consumer have, by its name. Raises
+    `ChannelPreconditionFailed` where something stands with other arguments, and `Busy` where the
+    number of partitions cannot change now.
     """
+    works = {
+        queue(consumer, owner): (owner, keys, partitions.get(consumer, 0))
+        for consumer, owners in READS.items()
+        for owner, keys in owners.items()
+    }
     async with connected(url, "topology") as connection:
         channel = await connection.channel()
         exchanges = {
@@ -36,7 +53,23 @@ async def apply(url: str, topology: Topology = TOPOLOGY) -> None:
             for spec in topology.queues
         }
         for spec in topology.bindings:
-            await queues[spec.queue].bind(exchanges[spec.exchange], spec.key)
+            if spec.queue not in works:
+                await queues[spec.queue].bind(exchanges[spec.exchange], spec.key)
+        for work, (owner, keys, count) in works.items():
+            if work in queues:
+                await arrange(connection, work, owner, keys, count)
+
+
+def partitions_in(environment: Mapping[str, str]) -> dict[str, int]:
+    """What `<CONSUMER>_QUEUE_PARTITIONS` say. Raises ValueError with the name of a wrong one."""
+    found = {}
+    for consumer in READS:
+        name = f"{consumer.upper()}_QUEUE_PARTITIONS"
+        text = environment.get(name) or "0"
+        if not text.isdecimal() or int(text) > MOST_PARTITIONS:
+            raise ValueError(f"{name} must be a number from 0 to {MOST_PARTITIONS}, not {text!r}")
+        found[consumer] = int(text)
+    return found
 
 
 def main() -> None:
@@ -50,7 +83,9 @@ def main() -> None:
     if not arguments.url:
         parser.error("say --url or --url-file, or set BROKER_URL")
     try:
-        asyncio.run(apply(arguments.url))
+        asyncio.run(apply(arguments.url, partitions=partitions_in(os.environ)))
+    except (Busy, ValueError) as error:
+        sys.exit(f"the partitions stay as they are: {error}")
     except ChannelPreconditionFailed as error:
         sys.exit(
             f"a queue stands with other arguments: {error}\nDelete it or rename it, then retry."

@@ -395,9 +395,10 @@ async def follow(ledger: Ledger) -> None:
         await context.apply(events)
 
     url = os.environ["BROKER_URL"]
+    count = int(os.environ.get("LEDGER_PARTITIONS", "0"))
     if os.environ["LEDGER_CONSUMER"] == "batches":
-        await consume_batches(url, CONSUMER, OWNER, batch, ledger)
-    await consume(url, CONSUMER, OWNER, {StockChangedV1: one}, ledger)
+        await consume_batches(url, CONSUMER, OWNER, batch, ledger, partitions=count)
+    await consume(url, CONSUMER, OWNER, {StockChangedV1: one}, ledger, partitions=count)
 
 
 ROLES: dict[str, Callable[[Ledger], Awaitable[None]]] = {

@@ -134,8 +134,15 @@ async def worker() -> None:
             provider=paid,
         )
         await run_until_stopped(
-            consume(broker, "checkout", "stock", worker_.STOCK_HANDLERS, work, prefetch=PREFETCH),
-            consume(broker, "checkout", "catalog", worker_.CATALOG_HANDLERS, work),
+            consume(
+                *(broker, "checkout", "stock", worker_.STOCK_HANDLERS, work),
+                prefetch=PREFETCH,
+                partitions=settings.queue_partitions,
+            ),
+            consume(
+                *(broker, "checkout", "catalog", worker_.CATALOG_HANDLERS, work),
+                partitions=settings.queue_partitions,
+            ),
             *(loop(work) for loop in worker_.LOOPS),
             health=(settings.host, settings.worker_port),
             checks=[("sql", sql.ping), ("redis", redis.ping)],

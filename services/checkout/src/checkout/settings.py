@@ -28,6 +28,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     relay_port: int = 0
     worker_port: int = 0
     notify_port: int = 0
+    # As the broker was told at deploy time; 0 is one queue for each owner.
+    queue_partitions: Annotated[int, Meta(ge=0, le=64)] = 0
     api_keys_file: str | None = None
     profile: Literal["dev", "test", "prod"] = "prod"
     key_prefix: str = ""

@@ -67,7 +67,7 @@ async def worker() -> None:
     config = settings.load(Settings, prefix="SEARCH_")
     async with opened(config, WRITE_SECONDS) as store:
         await run_until_stopped(
-            follow(config.broker_url, store),
+            follow(config.broker_url, store, config.queue_partitions),
             health=(config.host, config.worker_port),
             checks=[("elasticsearch", store.ready)],
         )
@@ -92,9 +92,11 @@ async def prepared(store: SearchStore) -> None:
             await asyncio.sleep(PREPARE_AGAIN_SECONDS)
 
 
-async def follow(broker_url: str, store: SearchStore) -> None:
+async def follow(broker_url: str, store: SearchStore, partitions: int = 0) -> None:
     """Project what arrives, for as long as the task lives."""
     await prepared(store)
     async with asyncio.TaskGroup() as group:
         for owner, handler in HANDLERS.items():
-            group.create_task(consume_batches(broker_url, "search", owner, handler, store))
+            group.create_task(
+                consume_batches(broker_url, "search", owner, handler, store, partitions=partitions)
+            )

@@ -126,7 +126,10 @@ async def worker() -> None:
     async with connect(settings) as redis:
         store = _store(redis, settings)
         await run_until_stopped(
-            consume(settings.broker_url, "stock", "checkout", worker_.HANDLERS, store),
+            consume(
+                *(settings.broker_url, "stock", "checkout", worker_.HANDLERS, store),
+                partitions=settings.queue_partitions,
+            ),
             worker_.sweep(store),
             worker_.turn_prices(store),
             worker_.carry_imports(store, settings.spool_dir),

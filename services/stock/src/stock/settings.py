@@ -19,6 +19,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: int = 8102
     relay_port: int = 0
     worker_port: int = 0
+    # As the broker was told at deploy time; 0 is one queue for each owner.
+    queue_partitions: Annotated[int, Meta(ge=0, le=64)] = 0
     key_prefix: str = ""
     # Longer than checkout's payment deadline (10 min) with its retries.
     hold_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 900
