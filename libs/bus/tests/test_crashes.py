@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -210,6 +211,16 @@ async def _purge(broker_url: str) -> None:
                 await (await channel.get_queue(spec.name)).purge()
 
 
+def points(store: str) -> dict[str, list[str]]:
+    """Where each process is to die: every failpoint that this store passes."""
+    in_sql = store in {"sqlite", "mariadb"}
+    return {
+        "writer": ["ledger.writer.after_commit", *["ledger.writer.before_commit"] * in_sql],
+        "relay": RELAY + ([SETTLING[store]] if store in SETTLING else []),
+        "consumer": CONSUMER + ["ledger.consumer.marked"] * (store != "redis"),
+    }
+
+
 async def dies_once(rig: Rig, role: str, points: Sequence[str], **env: str) -> None:
     """The process dies at each of these points, one after the other, while the others go on."""
     for point in points:
@@ -224,24 +235,15 @@ async def dies_once(rig: Rig, role: str, points: Sequence[str], **env: str) -> N
 async def test_killed_at_every_failpoint_nothing_is_lost_and_nothing_done_twice(
     store: str, stack: Any, broker_url: str, tmp_path: Path, program: ModuleType
 ) -> None:
-    settling = [SETTLING[store]] if store in SETTLING else []
-    in_step = ["ledger.consumer.marked"] if store != "redis" else []
-    writer = ["ledger.writer.after_commit"]
-    if store in {"sqlite", "mariadb"}:
-        writer.append("ledger.writer.before_commit")
     async with rig(store, stack, broker_url, tmp_path, program) as ledger:
-        await asyncio.gather(
-            dies_once(ledger, "writer", writer),
-            dies_once(ledger, "relay", RELAY + settling),
-            dies_once(ledger, "consumer", CONSUMER + in_step),
-        )
+        await asyncio.gather(*(dies_once(ledger, *one) for one in points(store).items()))
         await ledger.quiet()
         found = await ledger.check()
         print(f"{store}: {found}, {sum(ledger.deaths.values())} kills")  # noqa: T201 - the proof
 
     assert found.acked > 0
     assert Found(found.acked, 0, 0, 0, 0) == found
-    assert {*writer, *RELAY, *settling, *CONSUMER, *in_step} == set(ledger.deaths)
+    assert {*chain(*points(store).values())} == set(ledger.deaths)
 
 
 @pytest.mark.parametrize("store", ["redis", "sqlite"])
@@ -269,22 +271,20 @@ async def test_killed_again_and_again_over_100_000_events_nothing_is_lost_or_don
     seed = int(os.environ.get("CRASH_SEED", random.randrange(2**31)))
     wanted = int(os.environ.get("CRASH_EVENTS", "100000"))
     choose = random.Random(seed)
-    points = {
-        "writer": ["ledger.writer.after_commit", "ledger.writer.before_commit"],
-        "relay": [*RELAY[1:], SETTLING.get(store, RELAY[1])],
-        "consumer": [*CONSUMER, "ledger.consumer.marked"],
-    }
     env = {"LEDGER_PAUSE": "0", "LEDGER_BATCH": "100", "LEDGER_SUBJECTS": "400"}
     async with rig(store, stack, broker_url, tmp_path, program, **env) as ledger:
 
-        async def goes_down(role: str) -> None:
-            while ledger.acked() < wanted:
-                point = choose.choice(points[role])
-                await ledger.start(role, f"{point}:kill:{choose.randint(5, 120)}")
+        async def goes_down(role: str, own: list[str]) -> None:
+            ahead: list[str] = []
+            while ledger.acked() < wanted or not set(own) <= set(ledger.deaths):
+                # each point as often as the others, and in between a kill at any moment
+                ahead = ahead or choose.sample([*own, ""], len(own) + 1)
+                point = ahead.pop()
+                passes = 1 if "leased" in point else choose.randint(2, 40)
+                await ledger.start(role, point and f"{point}:kill:{passes}")
                 process = ledger.running[role]
                 try:
-                    # a point that this store never passes is a plain kill at a random moment
-                    async with asyncio.timeout(choose.uniform(3, 15)):
+                    async with asyncio.timeout(choose.uniform(2, 12)):
                         await process.wait()
                 except TimeoutError:
                     point = f"{role} anywhere"
@@ -293,11 +293,12 @@ async def test_killed_again_and_again_over_100_000_events_nothing_is_lost_or_don
                 ledger.deaths[point] = ledger.deaths.get(point, 0) + 1
             await ledger.start(role)
 
-        await asyncio.gather(*(goes_down(role) for role in points))
+        await asyncio.gather(*(goes_down(*one) for one in points(store).items()))
         await ledger.quiet()
         found = await ledger.check()
         kills = sum(ledger.deaths.values())
         print(f"{store}: {found}, {kills} kills, seed {seed}")  # noqa: T201 - the proof
 
     assert found.acked >= wanted
+    assert {*chain(*points(store).values())} <= set(ledger.deaths)
     assert Found(found.acked, 0, 0, 0, 0) == found
