@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from msgspec import structs
 
+from checkout.domain import plain
 from shop.verify import Books, Hold, Money, Order, Units, breaches
+from shop_contracts.types import PricedLine
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
+AGREED = plain([PricedLine(sku="LAMP", qty=2, name="Lamp", unit_minor=250)], "EUR")
 SOLD, GONE = "sold-order", "cancelled-order"
 
 
@@ -20,6 +23,7 @@ def books() -> Books:
         status="confirmed",
         reason=None,
         total_minor=500,
+        breakdown=AGREED,
         lines={"LAMP": 2},
         path=way,
         payments={"auth": "done", "capture": "done"},
@@ -75,6 +79,9 @@ def told(id_: str, *keys: str) -> Callable[[Books], None]:
 
 
 PLANTED: dict[str, Callable[[Books], None]] = {
+    "its parts are": order(SOLD, breakdown=structs.replace(AGREED, total_minor=501)),
+    "to pay": order(GONE, total_minor=499),
+    "not those of its lines": order(GONE, lines={"LAMP": 1}),
     "has not ended": order(SOLD, status="committed"),
     "with reason": order(GONE, reason=None),
     "no way of the saga": order(SOLD, path=["placed", "committed", "confirmed"]),

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from bus.broker import connected
 from bus.replay import follow
 from checkout.store import tables
+from checkout.totals import Breakdown, disagreements
 from shop.profiles import Profile
 from shop.servers import admin_redis, amqp, mariadb_url
 from shop_contracts.topology import TOPOLOGY
@@ -37,6 +38,7 @@ class Order(Struct, frozen=True, kw_only=True):
     status: str
     reason: str | None
     total_minor: int
+    breakdown: Breakdown | None
     lines: dict[str, int]
     path: list[str]
     payments: dict[str, str]
@@ -94,6 +96,7 @@ def breaches(books: Books) -> list[str]:
         *_stock(books),
         *_histories(books),
         *_ends(books),
+        *_sums(books),
         *_money(books),
         *_events(books),
         *(f"{name} still holds {count}" for name, count in books.waiting.items() if count),
@@ -151,6 +154,19 @@ def _ends(books: Books) -> Iterator[str]:
             yield f"order {id_}: cancelled, but its units are {hold}"
         if not confirmed and moved["authorised"] != moved["canceled"]:
             yield f"order {id_}: cancelled, but its authorisation stands"
+
+
+def _sums(books: Books) -> Iterator[str]:
+    """What each order costs adds up from its lines, its shipping and its taxes."""
+    for id_, order in books.orders.items():
+        found = order.breakdown
+        if found is None:
+            continue  # from before they were kept
+        yield from (f"order {id_}: {fault}" for fault in disagreements(found))
+        if found.total_minor != order.total_minor:
+            yield f"order {id_}: {order.total_minor} to pay, its parts are {found.total_minor}"
+        if {line.sku: line.qty for line in found.lines} != order.lines:
+            yield f"order {id_}: its amounts are not those of its lines"
 
 
 def _money(books: Books) -> Iterator[str]:
@@ -245,12 +261,20 @@ async def _read_orders(books: Books, url: str) -> None:
             ):
                 payments[id_][op] = state
             for row in await connection.execute(
-                sa.select(order.id, order.status, order.reason, order.total_minor, order.placed_at)
+                sa.select(
+                    order.id,
+                    order.status,
+                    order.reason,
+                    order.total_minor,
+                    order.breakdown,
+                    order.placed_at,
+                )
             ):
                 books.orders[str(row.id)] = Order(
                     status=row.status,
                     reason=row.reason,
                     total_minor=row.total_minor,
+                    breakdown=row.breakdown,
                     lines=lines[row.id],
                     path=paths[row.id],
                     payments=payments[row.id],

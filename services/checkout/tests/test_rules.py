@@ -1,10 +1,10 @@
-"""The file of taxes and shipping: what it says, and every way in which it contradicts itself."""
-
-from pathlib import Path
+"""The text of taxes and shipping: what it says, and every way in which it contradicts itself."""
 
 import pytest
 
-from checkout.rules import Rules, RulesError, load
+from chassis.settings import SettingsError, load
+from checkout.rules import SAMPLE, Rules, RulesError, parse
+from checkout.settings import PREFIX, Settings
 
 GOOD = """
 country = "DE"
@@ -18,25 +18,27 @@ tariffs = [{ countries = ["DE", "NO"], up_to_g = 2000, price_minor = { EUR = 490
 """
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "rules.toml"
+def test_without_a_text_there_are_no_taxes_and_no_shipping() -> None:
+    assert Rules() == parse("")
+    assert parse("").serves("US")
 
 
-def test_without_a_file_there_are_no_taxes_and_no_shipping() -> None:
-    assert Rules() == load(None)
-    assert load(None).serves("US")
-
-
-def test_a_file_says_where_the_shop_sells_and_at_which_rates(file: Path) -> None:
-    file.write_text(GOOD)
-
-    rules = load(file)
+def test_a_text_says_where_the_shop_sells_and_at_which_rates() -> None:
+    rules = parse(GOOD)
 
     assert ["DE", "NO"] == rules.countries()
     assert [True, True, False] == [rules.serves(country) for country in ("DE", "NO", "US")]
     assert ("standard", 1_900) == rules.taxed_as("DE", "unheard-of")
     assert ("standard", 0) == rules.taxed_as("NO", None)
+
+
+def test_the_sample_sells_to_the_whole_union_and_its_neighbours() -> None:
+    rules = parse(SAMPLE)
+
+    assert {"DE", "AT", "CH", "FR", "IE", "GR"} <= set(rules.countries())
+    assert ("reduced", 260) == rules.taxed_as("CH", "reduced")
+    for country in rules.countries():
+        assert any(method.tariff(country, 500, "EUR") for method in rules.shipping)
 
 
 @pytest.mark.parametrize(
@@ -55,27 +57,23 @@ def test_a_file_says_where_the_shop_sells_and_at_which_rates(file: Path) -> None
         ("[[shipping]]", "[[shipping", "line"),
     ],
 )
-def test_a_file_that_contradicts_itself_is_refused_with_the_fault(
-    file: Path, was: str, instead: str, says: str
+def test_a_text_that_contradicts_itself_is_refused_with_the_fault(
+    was: str, instead: str, says: str
 ) -> None:
-    file.write_text(GOOD.replace(was, instead))
-
     with pytest.raises(RulesError) as refused:
-        load(file)
+        parse(GOOD.replace(was, instead))
 
     assert says in str(refused.value)
-    assert str(file) in str(refused.value)
 
 
-def test_all_faults_are_named_at_once(file: Path) -> None:
-    file.write_text(GOOD.replace("standard = 1900", "reduced = 700").replace('["NO"]', "[]"))
-
+def test_all_faults_are_named_at_once() -> None:
     with pytest.raises(RulesError) as refused:
-        load(file)
+        parse(GOOD.replace("standard = 1900", "reduced = 700").replace('["NO"]', "[]"))
 
     assert 2 == len(refused.value.faults)
 
 
-def test_a_file_that_is_not_there_is_refused(file: Path) -> None:
-    with pytest.raises(RulesError, match="cannot be read"):
-        load(file)
+def test_a_service_with_wrong_rules_does_not_start() -> None:
+    given = {"CHECKOUT_REDIS_URL": "redis://127.0.0.1", "CHECKOUT_PROFILE": "dev"}
+    with pytest.raises(SettingsError, match="CHECKOUT_RULES: country is missing"):
+        load(Settings, PREFIX, given | {"CHECKOUT_RULES": "[taxes.DE]\nstandard = 1900"})

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from chassis.http import delete, get, post, put, read, reply
+from chassis.http import delete, get, post, put, query, read, reply
 from chassis.problems import (
     Invalid,
     NotFound,
@@ -16,10 +16,11 @@ from chassis.problems import (
     Unavailable,
 )
 from chassis.process import stopping
-from checkout.domain import Purchase, Qty
+from checkout.domain import Delivery, Purchase, Qty
 from checkout.provider import BadWebhook
 from checkout.provider.stripe import read_webhook
-from checkout.store.checkout import CartView, Checkout
+from checkout.rules import Country
+from checkout.store.checkout import CartView, Checkout, ShippingView
 from checkout.store.placing import Acceptance, Accepted
 from checkout.store.problems import (
     AlreadyOrdered,
@@ -29,6 +30,7 @@ from checkout.store.problems import (
     IdempotencyKeyRequired,
     IdempotencyKeyReused,
     NotCancellable,
+    NotDelivered,
     PriceChanged,
     QueueFull,
     UnknownPrice,
@@ -59,6 +61,12 @@ class LineBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     qty: Qty
 
 
+class Destination(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The country that it is to go to; the shop's own without it."""
+
+    country: Country | None = None
+
+
 class Received(Struct, frozen=True, kw_only=True):
     """The webhook is taken; the same one again changes nothing."""
 
@@ -72,8 +80,16 @@ async def create_cart(request: web.Request) -> web.Response:
 
 
 async def get_cart(request: web.Request) -> web.Response:
-    """The cart with names, prices and the total."""
-    return _cart(await request.app[CHECKOUT].cart(cart_id(request)))
+    """The cart with names, prices and the total, when it is sent as the query says."""
+    delivery = query(request, Delivery)
+    return _cart(await request.app[CHECKOUT].cart(cart_id(request), delivery))
+
+
+async def get_shipping_methods(request: web.Request) -> web.Response:
+    """The ways to send the cart to a country."""
+    delivery = Delivery(country=query(request, Destination).country)
+    view = await request.app[CHECKOUT].shipping(cart_id(request), delivery)
+    return reply(view, headers=PRIVATE)
 
 
 async def put_line(request: web.Request) -> web.Response:
@@ -233,10 +249,19 @@ ROUTES = [
     get(
         "/carts/{cart}",
         get_cart,
-        summary="A cart with its prices",
+        summary="A cart with its prices, its shipping and its taxes",
+        query=Delivery,
         reply=CartView,
         problems=_CART_PROBLEMS,
         sends=_ETAG_SENT,
+    ),
+    get(
+        "/carts/{cart}/shipping-methods",
+        get_shipping_methods,
+        summary="The ways to send a cart, the cheapest first",
+        query=Destination,
+        reply=ShippingView,
+        problems=_CART_PROBLEMS,
     ),
     put(
         "/carts/{cart}/lines/{sku}",
@@ -278,6 +303,7 @@ ROUTES = [
             IdempotencyKeyReused,
             EmptyCart,
             UnknownPrice,
+            NotDelivered,
             PriceChanged,
             AlreadyOrdered,
             QueueFull,

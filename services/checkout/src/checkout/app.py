@@ -18,7 +18,7 @@ from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
 from checkout import api as api_
-from checkout import pages
+from checkout import pages, rules
 from checkout import worker as worker_
 from checkout.domain import Timers
 from checkout.provider import Provider
@@ -87,6 +87,7 @@ def application(settings: Settings) -> web.Application:
                 Orders(sql, timers(settings)),
                 Watch(sql),
                 settings.currency,
+                rules.parse(settings.rules),
                 settings.queue_limit,
             )
             yield

@@ -14,7 +14,14 @@ from uuid import UUID
 from msgspec import Meta, Struct, structs
 
 from checkout.rules import Country, Rules, Word
-from checkout.totals import Breakdown, Discount, Item, breakdown
+from checkout.totals import (
+    Breakdown,
+    Discount,
+    Item,
+    ShippingOffer,
+    breakdown,
+    shipping_offers,
+)
 from shop_contracts.events.base import Fact
 from shop_contracts.events.checkout import (
     OrderAuthorisedV1,
@@ -60,6 +67,18 @@ class Offer(Struct, frozen=True, kw_only=True):
     name: str | None = None
     prices: dict[str, int] = {}
     withdrawn: bool = False
+    tax_class: str | None = None
+    weight_g: int = 0
+
+
+class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where it goes and how: without a country to the shop's own, without a method the cheapest."""
+
+    country: Country | None = None
+    shipping_method: Word | None = None
+
+
+ANYWHERE = Delivery()
 
 
 class CartLine(Struct, frozen=True, kw_only=True):
@@ -73,11 +92,15 @@ class CartLine(Struct, frozen=True, kw_only=True):
 
 
 class Quote(Struct, frozen=True, kw_only=True):
-    """A cart at the prices in force. `breakdown` is None while a line has no price."""
+    """A cart at the prices in force, and the ways to send it, the cheapest first.
+
+    `breakdown` is None while a line has no price. It is not `deliverable` where no way leads.
+    """
 
     currency: Currency
     lines: list[CartLine]
     breakdown: Breakdown | None
+    methods: list[ShippingOffer] = []
     deliverable: bool = True
 
     @property
@@ -108,22 +131,20 @@ def quote(
     currency: str | None,
     preferred: str,
     rules: Rules = NO_RULES,
-    country: str | None = None,
-    method: str | None = None,
+    delivery: Delivery = ANYWHERE,
     discount: Discount | None = None,
 ) -> Quote:
     """What the lines cost in `currency`, or else in one currency that has a price for them all.
 
-    Of several such currencies `preferred` wins, then the first by name. It goes to `country`, or
-    else to the shop's own, by `method`, or else in the cheapest way.
+    Of several such currencies `preferred` wins, then the first by name.
     """
-    country = country or rules.country
+    country, method = delivery.country or rules.country, delivery.shipping_method
     chosen = currency or _common_currency([offers.get(sku, Offer()) for sku in lines], preferred)
     priced = [
         _line(sku, qty, offers.get(sku, Offer()), chosen) for sku, qty in sorted(lines.items())
     ]
     items = [
-        Item(sku=line.sku, qty=line.qty, unit_minor=line.unit_minor)
+        _item(line.sku, line.qty, line.unit_minor, offers[line.sku])
         for line in priced
         if line.unit_minor is not None
     ]
@@ -135,7 +156,15 @@ def quote(
         currency=chosen,
         lines=priced,
         breakdown=found if whole else None,
-        deliverable=rules.serves(country) and (not rules.shipping or found.shipping is not None),
+        deliverable=not items
+        or (rules.serves(country) and (not rules.shipping or found.shipping is not None)),
+        methods=shipping_offers(items, rules, currency=chosen, country=country),
+    )
+
+
+def _item(sku: str, qty: int, unit: int, offer: Offer) -> Item:
+    return Item(
+        sku=sku, qty=qty, unit_minor=unit, tax_class=offer.tax_class, weight_g=offer.weight_g
     )
 
 
@@ -195,9 +224,10 @@ class Purchase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     payment: Means
 
     @property
-    def destination(self) -> str | None:
-        """The country that it goes to, where the shopper has said so."""
-        return self.address.country if self.address else self.country
+    def delivery(self) -> Delivery:
+        """Where it goes and how, as far as the shopper has said so."""
+        country = self.address.country if self.address else self.country
+        return Delivery(country=country, shipping_method=self.shipping_method)
 
 
 # ---- the order ----

@@ -6,17 +6,19 @@ own pages only.
 
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from aiohttp import hdrs, web
-from msgspec import Meta, Struct
+from babel import Locale
+from msgspec import Meta, Struct, structs
 
 from chassis.http import get, page, post, reply
 from chassis.pages import templates
 from chassis.problems import Invalid, NotFound, Unavailable
-from checkout.domain import MAX_QTY, Purchase, Qty
+from checkout.domain import ANYWHERE, MAX_QTY, Delivery, Purchase, Qty
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, read_form
 from checkout.store.checkout import CartView, Checkout
 from checkout.store.problems import (
@@ -39,6 +41,8 @@ PAYMENTS = {
     "tok_decline": "Test card that is declined",
     "tok_slow": "Test card that takes its time",
 }
+
+ENGLISH = Locale("en")
 
 _pages = templates("checkout")
 _cart_page = _pages.get_template("cart.html")
@@ -68,7 +72,14 @@ class CheckoutForm(Struct, frozen=True, kw_only=True):
     payment: str
     key: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,128}\Z")]
     currency: Currency
+    country: str = ""
+    shipping_method: str = ""
     quoted_total_minor: int
+
+    @property
+    def delivery(self) -> Delivery:
+        """Where it goes and how."""
+        return _delivery({"country": self.country, "shipping_method": self.shipping_method})
 
 
 async def cart(request: web.Request) -> web.Response:
@@ -114,11 +125,18 @@ async def remove_line(request: web.Request) -> web.Response:
 
 async def checkout(request: web.Request) -> web.Response:
     """The form that orders the cart; back to the cart while it cannot be ordered."""
-    view = await _cart(request)
-    if view is None or not view.lines or view.total_minor is None:
+    delivery = _delivery(request.query)
+    view = await _cart(request, delivery)
+    if view is not None and view.total_minor is None and delivery.shipping_method:
+        # what goes to one country goes to another in another way
+        delivery = Delivery(country=delivery.country)
+        view = await _cart(request, delivery)
+    if view is None or not view.lines or view.breakdown is None:
         return go("/cart")
     order_id = await request.app[CHECKOUT].living_order(view.cart_id)
-    return go(f"/orders/{order_id}") if order_id else _show_checkout(view)
+    if order_id is not None:
+        return go(f"/orders/{order_id}")
+    return await _show_checkout(request, view, delivery)
 
 
 async def order_cart(request: web.Request) -> web.Response:
@@ -132,7 +150,8 @@ async def order_cart(request: web.Request) -> web.Response:
     except (EmptyCart, UnknownPrice, NotFound):
         return go("/cart")
     except (PriceChanged, Invalid) as refused:
-        return _show_checkout(await request.app[CHECKOUT].cart(_known_cart(request)), form, refused)
+        view = await request.app[CHECKOUT].cart(_known_cart(request), form.delivery)
+        return await _show_checkout(request, view, form.delivery, form, refused)
     return go(f"/orders/{accepted.order_id}")
 
 
@@ -165,12 +184,12 @@ def prefers_html(accept: str) -> bool:
     return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)
 
 
-async def _cart(request: web.Request) -> CartView | None:
+async def _cart(request: web.Request, delivery: Delivery = ANYWHERE) -> CartView | None:
     cart_id = _cart_id(request)
     if cart_id is None:
         return None
     try:
-        return await request.app[CHECKOUT].cart(cart_id)
+        return await request.app[CHECKOUT].cart(cart_id, delivery)
     except NotFound:  # it has had its time, or its order is confirmed
         return None
 
@@ -180,11 +199,21 @@ def _show_cart(view: CartView | None, notice: str = "", status: int = 200) -> we
     return page(html, status=status, headers=FRAMED)
 
 
-def _show_checkout(
-    view: CartView, form: CheckoutForm | None = None, refused: PriceChanged | Invalid | None = None
+async def _show_checkout(
+    request: web.Request,
+    view: CartView,
+    delivery: Delivery,
+    form: CheckoutForm | None = None,
+    refused: PriceChanged | Invalid | None = None,
 ) -> web.Response:
     html = _checkout_page.render(
         cart=view,
+        delivery=delivery,
+        chosen=view.breakdown.shipping.method
+        if view.breakdown and view.breakdown.shipping
+        else None,
+        country_name=_country_name,
+        shipping=await request.app[CHECKOUT].shipping(view.cart_id, delivery),
         # the same key until this shopper has an answer: asking twice cannot order twice
         key=secrets.token_urlsafe(24) if form is None else form.key,
         email=form.email if form else "",
@@ -195,8 +224,21 @@ def _show_checkout(
     return page(html, status=refused.status if refused else 200, headers=FRAMED)
 
 
+def _country_name(code: str) -> str:
+    return str(ENGLISH.territories.get(code, code))
+
+
+def _delivery(given: Mapping[str, str]) -> Delivery:
+    """What a form says of where it goes; what makes no sense says nothing."""
+    named = {name: given.get(name) or None for name in ("country", "shipping_method")}
+    try:
+        return msgspec.convert(named, Delivery)
+    except msgspec.ValidationError:
+        return ANYWHERE
+
+
 def _purchase(form: CheckoutForm) -> Purchase:
-    given = {
+    given = structs.asdict(form.delivery) | {
         "email": form.email.strip(),
         "name": form.name.strip() or None,
         "currency": form.currency,

@@ -1,6 +1,6 @@
-"""What a shop charges beside its goods: taxes and shipping, from one file. Knows no cart.
+"""What a shop charges beside its goods: taxes and shipping, from one TOML text. Knows no cart.
 
-Without a file there are no taxes and no shipping: what the goods cost is what is paid. A file that
+Without it there are no taxes and no shipping: what the goods cost is what is paid. A text that
 contradicts itself is refused at start, with every fault named.
 """
 
@@ -19,13 +19,15 @@ Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 Rate = Annotated[int, Meta(ge=0, le=10_000, description="hundredths of a percent: 1900 is 19 %")]
 STANDARD = "standard"
 """The class of what says nothing else, or says something that the rules do not know."""
+SAMPLE = "sample"
+"""Says that the shop uses our example."""
 
 
-class RulesError(Exception):
-    """The file makes no rules; `faults` holds one line for each thing to correct."""
+class RulesError(ValueError):
+    """The text makes no rules; `faults` holds one line for each thing to correct."""
 
-    def __init__(self, path: Path, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(f"{path}: {fault}" for fault in faults))
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
         self.faults = faults
 
 
@@ -115,16 +117,17 @@ class Rules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return wrong
 
 
-def load(path: Path | None) -> Rules:
-    """The rules in that TOML file, or those of a shop without any. Raises RulesError."""
-    if path is None:
-        return Rules()
+def parse(text: str) -> Rules:
+    """The rules of that TOML text; of none, or `sample`, those without any and our own example.
+
+    Raises RulesError.
+    """
+    if text == SAMPLE:
+        text = (Path(__file__).parent / "sample_rules.toml").read_text("utf-8")
     try:
-        rules = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Rules)
-    except OSError as error:
-        raise RulesError(path, [f"cannot be read: {type(error).__name__}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise RulesError(path, [str(error)]) from error
+        rules = msgspec.convert(tomllib.loads(text), Rules)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise RulesError([str(error)]) from error
     if faults := rules.faults():
-        raise RulesError(path, faults)
+        raise RulesError(faults)
     return rules

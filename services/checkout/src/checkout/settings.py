@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from checkout import rules
 from shop_contracts.types import Currency
 
 Seconds = Annotated[int, Meta(ge=1, le=31_536_000)]
@@ -34,6 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     profile: Literal["dev", "test", "prod"] = "prod"
     key_prefix: str = ""
     currency: Currency = "EUR"
+    rules: str = ""
     payment_url: str = "https://api.stripe.com"
     payment_key: str = ""
     payment_webhook_secret: str = ""
@@ -64,6 +66,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ValueError(
                 "CHECKOUT_ORDER_TIMEOUT_S must cover the hold and the three steps' time-outs"
             )
+        try:
+            rules.parse(self.rules)
+        except rules.RulesError as error:
+            raise ValueError(f"CHECKOUT_RULES: {error}") from error
         if self.profile == "prod":
             _refuse_play_money(self.payment_url, self.payment_key, self.payment_webhook_secret)
 

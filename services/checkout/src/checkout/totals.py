@@ -153,7 +153,7 @@ def shipping_offers(
     offers = [
         ShippingOffer(id=method.id, name=method.name, price_minor=price)
         for method in rules.shipping
-        if (price := _price(method, items, currency, country)) is not None
+        if items and (price := _price(method, items, currency, country)) is not None
     ]
     return sorted(offers, key=lambda offer: offer.price_minor)
 

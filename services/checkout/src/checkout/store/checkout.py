@@ -4,6 +4,7 @@ import hashlib
 import re
 from contextlib import suppress
 from time import monotonic
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -11,7 +12,17 @@ from msgspec import Struct
 
 from chassis.problems import Fault, NotFound
 from checkout import domain
-from checkout.domain import CancelRequested, Cart, CartLine, Purchase, Quote, Stay
+from checkout.domain import (
+    ANYWHERE,
+    CancelRequested,
+    Cart,
+    CartLine,
+    Delivery,
+    Purchase,
+    Quote,
+    Stay,
+)
+from checkout.rules import Rules
 from checkout.store.carts import Carts
 from checkout.store.orders import Orders
 from checkout.store.placing import Accepted
@@ -19,6 +30,7 @@ from checkout.store.problems import (
     EmptyCart,
     IdempotencyKeyRequired,
     NotCancellable,
+    NotDelivered,
     PriceChanged,
     QueueFull,
     UnknownPrice,
@@ -27,7 +39,7 @@ from checkout.store.projections import Projections
 from checkout.store.rows import OrderView
 from checkout.store.sheet import UnknownOrder
 from checkout.store.watch import Place, Standing, Watch
-from checkout.totals import Breakdown
+from checkout.totals import Breakdown, ShippingOffer
 
 _KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')
 
@@ -47,6 +59,20 @@ class CartView(Struct, frozen=True, kw_only=True):
     total_minor: int | None
 
 
+class ShippingView(Struct, frozen=True, kw_only=True):
+    """The ways to send a cart to `country`, the cheapest first; none where nobody goes.
+
+    `countries` are those that can be chosen from; none where any will do. Prices contain their tax,
+    or do not, as `prices` says.
+    """
+
+    country: str | None
+    currency: str
+    prices: Literal["gross", "net"]
+    methods: list[ShippingOffer]
+    countries: list[str]
+
+
 class Checkout:
     """Carts, prices and orders together."""
 
@@ -57,12 +83,14 @@ class Checkout:
         orders: Orders,
         watch: Watch,
         currency: str,
+        rules: Rules,
         queue_limit: int,
     ) -> None:
         self._carts = carts
         self._orders = orders
         self._projections = projections
         self._currency = currency
+        self._rules = rules
         self._queue_limit = queue_limit
         self._watch = watch
 
@@ -70,13 +98,24 @@ class Checkout:
         """A new, empty cart."""
         return await self.priced(await self._carts.create())
 
-    async def cart(self, cart_id: str) -> CartView:
-        """The cart as it stands. Raises NotFound."""
-        return await self.priced(await self._carts.get(cart_id))
+    async def cart(self, cart_id: str, delivery: Delivery = ANYWHERE) -> CartView:
+        """The cart as it stands, when it is sent so. Raises NotFound."""
+        return await self.priced(await self._carts.get(cart_id), delivery)
 
-    async def priced(self, cart: Cart) -> CartView:
+    async def shipping(self, cart_id: str, delivery: Delivery) -> ShippingView:
+        """The ways to send the cart. Raises NotFound."""
+        quote = await self._quote(await self._carts.get(cart_id), None, delivery)
+        return ShippingView(
+            country=delivery.country or self._rules.country,
+            currency=quote.currency,
+            prices=self._rules.prices,
+            methods=quote.methods,
+            countries=self._rules.countries(),
+        )
+
+    async def priced(self, cart: Cart, delivery: Delivery = ANYWHERE) -> CartView:
         """The cart with names and prices."""
-        quote = await self._quote(cart, None)
+        quote = await self._quote(cart, None, delivery)
         return CartView(
             cart_id=cart.id,
             version=cart.version,
@@ -111,7 +150,7 @@ class Checkout:
         """Order the cart; the same key again gets the same answer.
 
         Raises NotFound, IdempotencyKeyRequired, IdempotencyKeyReused, AlreadyOrdered, EmptyCart,
-        UnknownPrice, PriceChanged, QueueFull. None of these is remembered under the key.
+        UnknownPrice, NotDelivered, PriceChanged, QueueFull; none is remembered under the key.
         """
         known = _KEY.fullmatch(key or "")
         if known is None:
@@ -122,7 +161,8 @@ class Checkout:
             return answered
         if await self._watch.backlog() >= self._queue_limit:
             raise QueueFull(headers={"Retry-After": str(self._watch.relief())})
-        quote = await self._quote(await self._carts.get(cart_id), purchase.currency)
+        cart = await self._carts.get(cart_id)
+        quote = await self._quote(cart, purchase.currency, purchase.delivery)
         _refuse(quote, purchase)
         return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote)
 
@@ -179,19 +219,31 @@ class Checkout:
         if offer is None or offer.withdrawn or not offer.prices:
             raise UnknownPrice(errors=[_not_for_sale(sku)])
 
-    async def _quote(self, cart: Cart, currency: str | None) -> Quote:
+    async def _quote(self, cart: Cart, currency: str | None, delivery: Delivery) -> Quote:
         offers = await self._projections.offers(cart.lines)
-        return domain.quote(cart.lines, offers, currency=currency, preferred=self._currency)
+        return domain.quote(
+            cart.lines,
+            offers,
+            currency=currency,
+            preferred=self._currency,
+            rules=self._rules,
+            delivery=delivery,
+        )
 
 
 def _refuse(quote: Quote, purchase: Purchase) -> None:
     if not quote.lines:
         raise EmptyCart
-    if quote.total_minor is None:
+    if quote.breakdown is None:
         raise UnknownPrice(errors=[_not_for_sale(sku) for sku in quote.unavailable])
+    if not quote.deliverable:
+        raise NotDelivered(methods=quote.methods)
     if purchase.quoted_total_minor not in {None, quote.total_minor}:
         raise PriceChanged(
-            total_minor=quote.total_minor, currency=quote.currency, lines=quote.lines
+            total_minor=quote.total_minor,
+            currency=quote.currency,
+            lines=quote.lines,
+            breakdown=quote.breakdown,
         )
 
 

@@ -45,6 +45,13 @@ class UnknownPrice(Invalid):
     title = "Not every line of the cart has a price in one currency"
 
 
+class NotDelivered(Invalid):
+    """Choose another country or shipping method: `methods` are those that there are."""
+
+    slug = "not-delivered"
+    title = "This cannot be delivered there in this way"
+
+
 class PriceChanged(Conflict):
     """Show the customer the new total, then send it as `quoted_total_minor`."""
 
