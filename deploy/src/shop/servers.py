@@ -389,7 +389,7 @@ STOCK_ACCESS = (
     " +script|load +script|exists -@dangerous -@admin +info +time"
 )
 CARTS_ACCESS = (
-    "~cart:* +@read +@write +@transaction +@connection +eval +evalsha"
+    "~cart:* ~session:* ~limit:* +@read +@write +@transaction +@connection +eval +evalsha"
     " +script|load +script|exists -@dangerous -@admin +info +time"
 )
 # what each keeps, whose it is, and what its owner may do

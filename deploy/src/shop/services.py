@@ -126,6 +126,7 @@ def _checkout(profile: Profile, database: str) -> dict[str, str]:
         "PAYMENT_URL": profile.url("payments-simulator", path="/"),
         "PAYMENT_KEY": secret(profile, "payments_key"),
         "PAYMENT_WEBHOOK_SECRET": secret(profile, "payments_webhook_secret"),
+        "PUBLIC_URL": profile.url("edge"),
         "MAIL_DIR": _mails(profile, "checkout"),
     }
 

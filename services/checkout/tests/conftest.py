@@ -1,5 +1,6 @@
 """Carts on the real Redis, orders on SQLite and on the real MariaDB, and the service itself."""
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -7,11 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 import uuid_utils.compat as uuids
-from aiohttp import ClientSession
+from aiohttp import ClientSession, DummyCookieJar
 from aiohttp.test_utils import TestClient, TestServer
+from msgspec import Struct
+from multidict import CIMultiDictProxy
 from redis.asyncio import Redis
 
 import chassis.database
@@ -28,6 +32,7 @@ from checkout.store.carts import Carts
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from checkout.store.schema import migrate
+from notify import mail
 from shop_contracts.envelope import Event, new
 from shop_contracts.events.base import Fact
 from shop_contracts.events.catalog import ProductPublishedV1
@@ -45,6 +50,70 @@ PAYMENT_KEY = "sk_test_of_the_tests"
 class Stack(Protocol):
     redis_carts_url: str
     mariadb_url: str | None
+
+
+class Answer(Struct, frozen=True):
+    """What came back."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    text: str
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.text)
+
+
+class Browser:
+    """One shopper and the cookies that the shop gave; to this machine browsers send all of them."""
+
+    def __init__(self, session: ClientSession, origin: str, mailed: Any) -> None:
+        self.cookies: dict[str, str] = {}
+        self._session = session
+        self._origin = origin
+        self._mailed = mailed
+
+    async def send(self, method: str, path: str, **sent: Any) -> Answer:
+        cookie = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        headers = ({"Cookie": cookie} if cookie else {}) | sent.pop("headers", {})
+        async with self._session.request(
+            method, self._origin + path, headers=headers, allow_redirects=False, **sent
+        ) as answer:
+            for name, morsel in answer.cookies.items():
+                self.cookies[name] = morsel.value
+                if morsel["max-age"] == "0":
+                    del self.cookies[name]
+            return Answer(answer.status, answer.headers, await answer.text())
+
+    async def link(self, email: str) -> str:
+        """The token of the link that this mailbox is sent."""
+        asked = await self.send("POST", "/me/sign-in", json={"email": email})
+        assert 202 == asked.status, asked.text
+        found = re.search(
+            r"/sign-in/confirm\?token=([A-Za-z0-9_-]+)", (await self._mailed(email))[-1]
+        )
+        assert found is not None
+        return found[1]
+
+    async def sign_in(self, email: str = "ada@example.com") -> dict[str, Any]:
+        """The profile of whoever owns the mailbox."""
+        answer = await self.send("POST", "/me/session", json={"token": await self.link(email)})
+        assert 201 == answer.status, answer.text
+        profile: dict[str, Any] = answer.json()
+        return profile
+
+    async def order(self, **lines: int) -> str:
+        """The id of an order of the customer's, or of a guest's."""
+        signed_in = (await self.send("GET", "/me/cart")).status == 200
+        which = ("GET", "/me/cart") if signed_in else ("POST", "/carts")
+        cart = (await self.send(*which)).json()["cart_id"]
+        for sku, qty in (lines or {"LAMP_1": 1}).items():
+            path = f"/carts/{cart}/lines/{sku.replace('_', '-')}"
+            assert 200 == (await self.send("PUT", path, json={"qty": qty})).status
+        purchase = {"email": "ada@example.com", "name": "Ada", "payment": {"token": "tok_ok"}}
+        key = {"Idempotency-Key": secrets.token_urlsafe(24)}
+        answer = await self.send("POST", f"/carts/{cart}/checkout", json=purchase, headers=key)
+        assert 202 == answer.status, answer.text
+        return str(answer.json()["order_id"])
 
 
 class Make:
@@ -171,6 +240,34 @@ async def client(settings: Settings, own: Database) -> AsyncIterator[TestClient[
     await projections.product_published(Make.product("Lamp <b>one</b>", "LAMP-1"))
     async with TestClient(TestServer(app.application(settings))) as client:
         yield client
+
+
+@pytest.fixture
+def mailed(own: Database) -> Callable[[str], Any]:
+    """The texts of the mails that wait for a mailbox, oldest first."""
+
+    table = tables.notices.deliveries
+    query = sa.select(table.c.address, table.c.body).order_by(table.c.seq)
+
+    async def read(email: str) -> list[str]:
+        async with own.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            msgspec.json.decode(row.body, type=mail.Mail).text
+            for row in rows
+            if row.address == email
+        ]
+
+    return read
+
+
+@pytest.fixture
+async def browsers(
+    client: TestClient[Any, Any], mailed: Any
+) -> AsyncIterator[Callable[[], Browser]]:
+    """Browsers of different shoppers."""
+    async with ClientSession(cookie_jar=DummyCookieJar()) as session:
+        yield lambda: Browser(session, str(client.make_url("")), mailed)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient
 
 from chassis.database import Database
 from checkout.domain import CancelRequested, Timers
-from checkout.pages import prefers_html
+from checkout.forms import prefers_html
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 

@@ -16,6 +16,7 @@ from chassis.problems import (
     Unavailable,
 )
 from chassis.process import stopping
+from checkout import visitor
 from checkout.domain import Delivery, Purchase, Qty
 from checkout.provider import BadWebhook
 from checkout.provider.stripe import read_webhook
@@ -116,7 +117,8 @@ async def order_cart(request: web.Request) -> web.Response:
     checkout = request.app[CHECKOUT]
     purchase = await read(request, Purchase)
     key = request.headers.get("Idempotency-Key")
-    accepted = await checkout.order_cart(cart_id(request), key, purchase)
+    customer = await visitor.customer(request)
+    accepted = await checkout.order_cart(cart_id(request), key, purchase, customer)
     wait = _wait(request)
     outcome = await checkout.outcome(accepted.order_id, wait) if wait else None
     return _accepted(accepted, outcome, wait)

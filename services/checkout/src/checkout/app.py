@@ -17,18 +17,21 @@ from chassis import http, telemetry
 from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
+from checkout import account, me, pages, rules, visitor
 from checkout import api as api_
-from checkout import pages, rules
 from checkout import worker as worker_
 from checkout.domain import Timers
 from checkout.provider import Provider
 from checkout.provider.stripe import Stripe
 from checkout.settings import PREFIX, Settings
 from checkout.store import schema, tables
+from checkout.store.account import Account
 from checkout.store.carts import Carts
 from checkout.store.checkout import Checkout
+from checkout.store.customers import Customers
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
+from checkout.store.sessions import Limits, Sessions
 from checkout.store.watch import Watch
 from notify.book import Book
 from notify.dispatch import dispatch, sweep
@@ -37,6 +40,8 @@ from notify.sender import Sender, public_session
 
 REDIS_SECONDS = 1.0
 REDIS_CONNECTIONS = 32
+LIMIT_SECONDS = 3_600
+"""A mailbox or an address gets no more links than it may have within so long."""
 PREFETCH = 200
 """Events in hand at one time; those that arrive together share a transaction."""
 
@@ -61,6 +66,20 @@ async def carts(settings: Settings) -> AsyncIterator[Carts]:
         await client.aclose()
 
 
+def accounts(settings: Settings, sql: Database, carts: Carts, checkout: Checkout) -> Account:
+    """Customers, whose sessions are in the Redis of carts."""
+    redis, prefix = carts.redis, settings.key_prefix
+    return Account(
+        Customers(sql, f"{settings.public_url.rstrip('/')}/sign-in/confirm"),
+        Sessions(redis, prefix, settings.session_idle_s, settings.session_max_s),
+        Limits(redis, prefix, LIMIT_SECONDS),
+        carts,
+        checkout,
+        per_email=settings.sign_ins_per_email,
+        per_address=settings.sign_ins_per_address,
+    )
+
+
 @asynccontextmanager
 async def provider(settings: Settings) -> AsyncIterator[Provider]:
     """Whoever moves the money."""
@@ -81,7 +100,7 @@ def application(settings: Settings) -> web.Application:
         async with database(settings.database_url) as sql, carts(settings) as redis:
             app[DATABASE], app[CARTS] = sql, redis
             app[notify.api.BOOK] = Book(sql, tables.notices)
-            app[api_.CHECKOUT] = app[pages.CHECKOUT] = Checkout(
+            checkout = Checkout(
                 redis,
                 Projections(sql),
                 Orders(sql, timers(settings)),
@@ -90,16 +109,21 @@ def application(settings: Settings) -> web.Application:
                 rules.parse(settings.rules),
                 settings.queue_limit,
             )
+            for key in (api_.CHECKOUT, pages.CHECKOUT, me.CHECKOUT, account.CHECKOUT):
+                app[key] = checkout
+            app[visitor.ACCOUNT] = accounts(settings, sql, redis, checkout)
             yield
 
     app = http.application(
         name="checkout",
-        routes=[*api_.ROUTES, *pages.ROUTES, *notify.api.mail_routes("/mails", "orders:read")],
+        routes=ROUTES,
         api_keys_file=settings.api_keys_file,
         checks=[("sql", sql), ("redis", redis)],
         description="Carts, orders and their payments.",
     )
     app[pages.CART_TTL_S] = settings.cart_ttl_s
+    app[visitor.SESSION_MAX_S] = settings.session_max_s
+    app.on_response_prepare.append(visitor.drop_brought_cart)
     app[api_.WEBHOOK_SECRET] = settings.payment_webhook_secret
     app.cleanup_ctx.append(stores)
     return app
@@ -145,6 +169,7 @@ async def worker() -> None:
                 partitions=settings.queue_partitions,
             ),
             *(loop(work) for loop in worker_.LOOPS),
+            worker_.erasures(Customers(sql)),
             health=(settings.host, settings.worker_port),
             checks=[("sql", sql.ping), ("redis", redis.ping)],
         )
@@ -185,6 +210,17 @@ def _settings() -> Settings:
     telemetry.instrument_redis()
     return settings
 
+
+ROUTES = visitor.guarded(
+    [
+        *api_.ROUTES,
+        *pages.ROUTES,
+        *me.ROUTES,
+        *account.ROUTES,
+        *notify.api.mail_routes("/mails", "orders:read"),
+    ]
+)
+"""All that the API answers, except on every service's own paths."""
 
 DATABASE = web.AppKey("database", Database)
 CARTS = web.AppKey("carts", Carts)

@@ -197,6 +197,7 @@ class Address(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     street: Annotated[str, Meta(min_length=1, max_length=200)]
     city: Annotated[str, Meta(min_length=1, max_length=100)]
+    area: Annotated[str, Meta(max_length=100, description="a state or province")] = ""
     postcode: Annotated[str, Meta(max_length=20)] = ""
     country: Country
 

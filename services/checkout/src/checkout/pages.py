@@ -4,7 +4,6 @@ Everything here belongs to one shopper: no reply may be stored by a cache. Forms
 own pages only.
 """
 
-import re
 import secrets
 from collections.abc import Mapping
 from typing import Annotated
@@ -18,8 +17,10 @@ from msgspec import Meta, Struct, structs
 from chassis.http import get, page, post, reply
 from chassis.pages import templates
 from chassis.problems import Invalid, NotFound, Unavailable
+from checkout import visitor
 from checkout.domain import ANYWHERE, MAX_QTY, Delivery, Purchase, Qty
-from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, read_form
+from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
+from checkout.store.carts import Merge, own
 from checkout.store.checkout import CartView, Checkout
 from checkout.store.problems import (
     AlreadyOrdered,
@@ -34,8 +35,6 @@ from shop_contracts.types import Currency, Sku
 CHECKOUT = web.AppKey("pages_checkout", Checkout)
 CART_TTL_S = web.AppKey("cart_ttl_s", int)
 
-COOKIE = "cart"
-_CART_ID = re.compile(r"[A-Za-z0-9_-]{32}")
 PAYMENTS = {
     "tok_ok": "Test card that is accepted",
     "tok_decline": "Test card that is declined",
@@ -84,19 +83,23 @@ class CheckoutForm(Struct, frozen=True, kw_only=True):
 
 async def cart(request: web.Request) -> web.Response:
     """The cart."""
-    return _show_cart(await _cart(request))
+    view = await _cart(request)
+    return _show_cart(view, _brought(request.get(visitor.MERGED)))
 
 
 async def add_line(request: web.Request) -> web.Response:
     """Put units into the cart, which begins to exist when it has to."""
     form = await read_form(request, AddForm)
     try:
-        changed = await request.app[CHECKOUT].add_line(_cart_id(request), form.sku, form.qty)
+        cart_id = await _cart_id(request)
+        changed = await request.app[CHECKOUT].add_line(cart_id, form.sku, form.qty)
     except (UnknownPrice, CartFull) as refused:
         return _show_cart(await _cart(request), refused.title, refused.status)
     response = go("/cart")
+    if await visitor.customer(request) is not None:
+        return response
     response.set_cookie(
-        COOKIE,
+        visitor.CART_COOKIE,
         changed.id,
         max_age=request.app[CART_TTL_S],
         httponly=True,
@@ -110,7 +113,8 @@ async def change_line(request: web.Request) -> web.Response:
     """Set the units of a line."""
     form = await read_form(request, QtyForm)
     try:
-        await request.app[CHECKOUT].put_line(_known_cart(request), _sku(request), form.qty, None)
+        cart_id = await _known_cart(request)
+        await request.app[CHECKOUT].put_line(cart_id, _sku(request), form.qty, None)
     except (UnknownPrice, CartFull) as refused:
         return _show_cart(await _cart(request), refused.title, refused.status)
     return go("/cart")
@@ -119,7 +123,7 @@ async def change_line(request: web.Request) -> web.Response:
 async def remove_line(request: web.Request) -> web.Response:
     """Take a line out."""
     await read_form(request, Struct)
-    await request.app[CHECKOUT].remove_line(_known_cart(request), _sku(request), None)
+    await request.app[CHECKOUT].remove_line(await _known_cart(request), _sku(request), None)
     return go("/cart")
 
 
@@ -144,13 +148,15 @@ async def order_cart(request: web.Request) -> web.Response:
     form = await read_form(request, CheckoutForm)
     try:
         purchase = _purchase(form)
-        accepted = await request.app[CHECKOUT].order_cart(_known_cart(request), form.key, purchase)
+        accepted = await request.app[CHECKOUT].order_cart(
+            await _known_cart(request), form.key, purchase, await visitor.customer(request)
+        )
     except AlreadyOrdered:
         return await checkout(request)
     except (EmptyCart, UnknownPrice, NotFound):
         return go("/cart")
     except (PriceChanged, Invalid) as refused:
-        view = await request.app[CHECKOUT].cart(_known_cart(request), form.delivery)
+        view = await request.app[CHECKOUT].cart(await _known_cart(request), form.delivery)
         return await _show_checkout(request, view, form.delivery, form, refused)
     return go(f"/orders/{accepted.order_id}")
 
@@ -171,21 +177,8 @@ async def cart_fragment(request: web.Request) -> web.Response:
     return page(_cart_fragment.render(units=units), headers=PRIVATE)
 
 
-def prefers_html(accept: str) -> bool:
-    """Whether `text/html` is named with a higher weight than JSON."""
-    weights: dict[str, float] = {}
-    for part in accept.split(","):
-        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        try:
-            weights[media] = float(quality)
-        except ValueError:
-            weights[media] = 0.0
-    return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)
-
-
 async def _cart(request: web.Request, delivery: Delivery = ANYWHERE) -> CartView | None:
-    cart_id = _cart_id(request)
+    cart_id = await _cart_id(request)
     if cart_id is None:
         return None
     try:
@@ -255,13 +248,28 @@ class _Incomplete(Invalid):
     title = "Please check your e-mail address and your name"
 
 
-def _cart_id(request: web.Request) -> str | None:
-    found = request.cookies.get(COOKIE, "")
-    return found if _CART_ID.fullmatch(found) else None
+async def _cart_id(request: web.Request) -> str | None:
+    """The customer's own cart; a guest's is the one of the cookie."""
+    customer = await visitor.customer(request)
+    if customer is None:
+        return visitor.guest_cart(request)
+    await visitor.bring_cart(request, request.app[CHECKOUT], customer)
+    return own(customer)
 
 
-def _known_cart(request: web.Request) -> str:
-    cart_id = _cart_id(request)
+def _brought(merge: Merge | None) -> str:
+    if merge is not None and merge.left:
+        return (
+            f"{merge.left} more of your products wait for room in this cart, or for their order "
+            "to end."
+        )
+    if merge is not None and merge.cut:
+        return f"There is room for {MAX_QTY} units of a product; the rest was left out."
+    return ""
+
+
+async def _known_cart(request: web.Request) -> str:
+    cart_id = await _cart_id(request)
     if cart_id is None:
         raise NotFound("There is no cart.")
     return cart_id

@@ -40,6 +40,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     payment_key: str = ""
     payment_webhook_secret: str = ""
     cart_ttl_s: Seconds = 30 * 86_400
+    session_idle_s: Seconds = 14 * 86_400
+    session_max_s: Seconds = 90 * 86_400
+    # The shop as its visitors reach it, for the links in mails.
+    public_url: str = "http://127.0.0.1:8080"
+    sign_ins_per_email: Annotated[int, Meta(ge=1)] = 5
+    sign_ins_per_address: Annotated[int, Meta(ge=1)] = 60
     queue_limit: Annotated[int, Meta(ge=1)] = 20_000
     hold_ttl_s: Seconds = 900
     stock_timeout_s: Seconds = 60

@@ -14,6 +14,7 @@ from chassis import telemetry
 from checkout.domain import Answer, DeadlinePassed, Op
 from checkout.provider import Provider
 from checkout.store.carts import Carts
+from checkout.store.customers import Customers
 from checkout.store.orders import Orders
 from checkout.store.payments import Ask
 from checkout.store.projections import Projections
@@ -39,6 +40,7 @@ PAYMENT_POLL_SECONDS = 0.03
 SWEEP_SECONDS = 1.0
 CART_SECONDS = 0.2
 FORGET_SECONDS = 3_600.0
+ERASE_SECONDS = 60.0
 FAILED_SECONDS = 1.0
 
 Answered: TypeAlias = (
@@ -136,6 +138,11 @@ async def old_keys(work: Work) -> NoReturn:
         return False
 
     await _for_ever(step, FORGET_SECONDS)
+
+
+async def erasures(customers: Customers) -> NoReturn:
+    """Take persons out of orders that have ended since their customers were erased."""
+    await _for_ever(customers.finish_erasures, ERASE_SECONDS)
 
 
 async def _ask(work: Work, ask: Ask) -> None:

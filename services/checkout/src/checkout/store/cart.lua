@@ -2,11 +2,19 @@
 -- Change one line of a cart together with its version, or drop the cart, or do nothing.
 -- KEYS: 1 cart (hash: v = version, s = the order last taken out, =<sku> = quantity)
 -- ARGV: 1 put|add|remove|drop  2 expected version or ''  3 sku  4 qty  5 ttl s  6 lines  7 qty at most
+--       8 1 if the cart's id comes back: then its version and its last order outlive its lines
 local version = redis.call('HGET', KEYS[1], 'v')
 if not version then return {'missing'} end
 if ARGV[2] ~= '' and ARGV[2] ~= version then return {'stale'} end
 if ARGV[1] == 'drop' then
-  redis.call('DEL', KEYS[1])
+  if ARGV[8] ~= '1' then
+    redis.call('DEL', KEYS[1])
+    return {'ok'}
+  end
+  for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 1) == '=' then redis.call('HDEL', KEYS[1], field) end
+  end
+  redis.call('HINCRBY', KEYS[1], 'v', 1)
   return {'ok'}
 end
 local line = '=' .. ARGV[3]

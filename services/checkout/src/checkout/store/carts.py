@@ -1,15 +1,19 @@
 """Carts in Redis: one hash per cart, every change one script. Knows nothing of prices or orders.
 
-Whoever knows a cart's id may change it, so an id is 192 random bits. Carts live for `ttl` after
-their last change; a cart that is gone answers like one that never was.
+Whoever knows the id of a guest's cart may change it, so it is 192 random bits. A customer has one
+cart, whose id is the customer's own: it is theirs alone, and comes back after the cart is gone.
+Carts live for `ttl` after their last change; one that is gone answers like one that never was.
 """
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -20,23 +24,43 @@ from shop_contracts.types import PricedLine
 
 HERE = Path(__file__).parent
 ID_BYTES = 24
+_CUSTOMERS = re.compile(r"[0-9a-f]{32}")
+
+
+class Merge(Struct, frozen=True, kw_only=True):
+    """What became of a guest's lines: moved, left for want of room, cut to the most units."""
+
+    moved: int = 0
+    left: int = 0
+    cut: int = 0
+
+
+def own(customer: UUID) -> str:
+    """The id of the customer's cart."""
+    return customer.hex
+
+
+def is_a_customers(cart_id: str) -> bool:
+    """Whether the cart is some customer's. A guest's id looks so once in 2**64."""
+    return _CUSTOMERS.fullmatch(cart_id) is not None
 
 
 class Carts:
     """The carts of one Redis, under one prefix."""
 
     def __init__(self, redis: Redis, prefix: str, ttl_s: int) -> None:
-        self._redis = redis
+        self.redis = redis
         self._prefix = prefix
         self._ttl_s = ttl_s
         self._change = redis.register_script((HERE / "cart.lua").read_text())
         self._settle = redis.register_script((HERE / "settle.lua").read_text())
+        self._merge = redis.register_script((HERE / "merge.lua").read_text())
 
     async def create(self) -> Cart:
         """A new, empty cart."""
         id_ = secrets.token_urlsafe(ID_BYTES)
         with _reachable():
-            async with self._redis.pipeline(transaction=True) as pipe:
+            async with self.redis.pipeline(transaction=True) as pipe:
                 # a pipeline's commands are sent by `execute`
                 _ = pipe.hset(self._key(id_), mapping={"v": "1", "s": ""})
                 _ = pipe.expire(self._key(id_), self._ttl_s)
@@ -46,10 +70,38 @@ class Carts:
     async def get(self, id_: str) -> Cart:
         """The cart. Raises NotFound."""
         with _reachable():
-            fields = await self._redis.hgetall(self._key(id_))
-        if not fields:
+            fields = await self.redis.hgetall(self._key(id_))
+        if "v" not in fields:
             raise NotFound("There is no such cart.")
         return _cart(id_, fields)
+
+    async def ensure(self, customer: UUID) -> Cart:
+        """The customer's cart, which begins to exist when it has to."""
+        key = self._key(own(customer))
+        with _reachable():
+            async with self.redis.pipeline(transaction=True) as pipe:
+                _ = pipe.hsetnx(key, "v", "1")
+                _ = pipe.hsetnx(key, "s", "")
+                _ = pipe.expire(key, self._ttl_s)
+                await pipe.execute()
+        return await self.get(own(customer))
+
+    async def merge(self, guest: str, customer: UUID) -> Merge:
+        """Put a guest's cart into the customer's: units of one SKU add up, to 999 at most.
+
+        No line is lost: one that finds no room stays in the guest's cart. Again changes nothing.
+        """
+        with _reachable():
+            moved, left, cut = await self._merge(
+                keys=[self._key(guest), self._key(own(customer))],
+                args=[own(customer), self._ttl_s, MAX_LINES, MAX_QTY],
+            )
+        return Merge(moved=moved, left=left, cut=cut)
+
+    async def forget(self, customer: UUID) -> None:
+        """Nothing is left of the customer's cart."""
+        with _reachable():
+            await self.redis.unlink(self._key(own(customer)))
 
     async def put(self, id_: str, sku: str, qty: int, version: int | None = None) -> Cart:
         """Set a line's units. Raises NotFound, PreconditionFailed, CartFull."""
@@ -71,11 +123,15 @@ class Carts:
         """Take a confirmed order's units out, however often it is called."""
         pairs = [value for line in lines for value in (line.sku, line.qty)]
         with _reachable():
-            await self._settle(keys=[self._key(id_)], args=[order_id, *pairs])
+            moved_to = await self._settle(
+                keys=[self._key(id_)], args=[order_id, _comes_back(id_), *pairs]
+            )
+        if moved_to is not None:
+            await self.settle(moved_to, order_id, lines)
 
     async def ping(self) -> None:
         """Raise when Redis does not answer."""
-        await self._redis.ping()
+        await self.redis.ping()
 
     async def _changed(self, id_: str, op: str, version: int | None, sku: str, qty: int) -> Cart:
         flat = await self._run(id_, op, version, sku, qty)
@@ -86,7 +142,7 @@ class Carts:
         with _reachable():
             outcome, *rest = await self._change(
                 keys=[self._key(id_)],
-                args=[op, expected, sku, qty, self._ttl_s, MAX_LINES, MAX_QTY],
+                args=[op, expected, sku, qty, self._ttl_s, MAX_LINES, MAX_QTY, _comes_back(id_)],
             )
         match outcome:
             case "missing":
@@ -100,6 +156,10 @@ class Carts:
 
     def _key(self, id_: str) -> str:
         return f"{self._prefix}cart:{{{id_}}}"
+
+
+def _comes_back(id_: str) -> int:
+    return int(is_a_customers(id_))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from checkout.domain import (
     Stay,
 )
 from checkout.rules import Rules
-from checkout.store.carts import Carts
+from checkout.store.carts import Carts, Merge, is_a_customers
 from checkout.store.orders import Orders
 from checkout.store.placing import Accepted
 from checkout.store.problems import (
@@ -133,6 +133,8 @@ class Checkout:
     async def add_line(self, cart_id: str | None, sku: str, qty: int) -> Cart:
         """Add units to a line, of a new cart if that one is gone. Raises CartFull, UnknownPrice."""
         await self._for_sale(sku)
+        if cart_id is not None and is_a_customers(cart_id):
+            await self._carts.ensure(UUID(cart_id))
         if cart_id is not None:
             with suppress(NotFound):
                 return await self._carts.add(cart_id, sku, qty)
@@ -146,8 +148,23 @@ class Checkout:
         """Forget the cart. Raises NotFound, PreconditionFailed."""
         await self._carts.drop(cart_id, version)
 
-    async def order_cart(self, cart_id: str, key: str | None, purchase: Purchase) -> Accepted:
-        """Order the cart; the same key again gets the same answer.
+    async def own_cart(self, customer: UUID) -> CartView:
+        """The customer's cart, which begins to exist when it has to."""
+        return await self.priced(await self._carts.ensure(customer))
+
+    async def merge_cart(self, guest: str, customer: UUID) -> Merge:
+        """Put what a guest chose into the customer's cart; not while an order still sells it."""
+        if is_a_customers(guest):
+            return Merge()
+        if await self._orders.claimant(guest) is not None:
+            with suppress(NotFound):
+                return Merge(left=len((await self._carts.get(guest)).lines))
+        return await self._carts.merge(guest, customer)
+
+    async def order_cart(
+        self, cart_id: str, key: str | None, purchase: Purchase, customer: UUID | None = None
+    ) -> Accepted:
+        """Order the cart, for a customer or a guest; the same key again gets the same answer.
 
         Raises NotFound, IdempotencyKeyRequired, IdempotencyKeyReused, AlreadyOrdered, EmptyCart,
         UnknownPrice, NotDelivered, PriceChanged, QueueFull; none is remembered under the key.
@@ -164,7 +181,7 @@ class Checkout:
         cart = await self._carts.get(cart_id)
         quote = await self._quote(cart, purchase.currency, purchase.delivery)
         _refuse(quote, purchase)
-        return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote)
+        return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote, customer)
 
     async def living_order(self, cart_id: str) -> UUID | None:
         """The order that sells this cart at the moment."""

@@ -45,3 +45,9 @@ async def forget(connection: AsyncConnection, about: str) -> None:
     await connection.execute(
         sa.delete(table).where(table.c.subject == about, table.c.address.is_not(None))
     )
+
+
+async def forget_mailbox(connection: AsyncConnection, email: str) -> None:
+    """Take back all that has not gone yet to this mailbox, written in whatever case."""
+    table = tables.notices.deliveries
+    await connection.execute(sa.delete(table).where(sa.func.lower(table.c.address) == email))

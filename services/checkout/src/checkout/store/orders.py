@@ -13,7 +13,6 @@ from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
-import uuid_utils.compat as uuids
 from opentelemetry import metrics
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -62,17 +61,24 @@ class Orders:
         return Accepted(order_id=row.order_id, body=row.body, replayed=True)
 
     async def place(
-        self, cart_id: str, key: str, fingerprint: bytes, purchase: Purchase, quote: Quote
+        self,
+        cart_id: str,
+        key: str,
+        fingerprint: bytes,
+        purchase: Purchase,
+        quote: Quote,
+        customer_id: UUID | None = None,
     ) -> Accepted:
         """Make the order durable with its event and its answer, once per key and per cart.
 
-        Raises AlreadyOrdered, IdempotencyKeyReused. The quote must have a total.
+        It is the customer's, or a guest's. The quote must have a total.
+        Raises AlreadyOrdered, IdempotencyKeyReused.
         """
         if quote.breakdown is None or quote.total_minor is None:
             raise ValueError("a quote without a total is no order")
         now = datetime.now(UTC)
         order = Order(
-            id=uuids.uuid7(),
+            id=placing_.new_id(now),
             status=Status.PLACED,
             version=1,
             lines=quote.agreed(),
@@ -86,6 +92,7 @@ class Orders:
             order=order,
             breakdown=quote.breakdown,
             cart_id=cart_id,
+            customer_id=customer_id,
             key=key,
             fingerprint=fingerprint,
             purchase=purchase,

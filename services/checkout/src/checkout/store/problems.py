@@ -1,6 +1,14 @@
 """What checkout refuses, each named for what the caller can do about it. Knows no store."""
 
-from chassis.problems import BadRequest, Conflict, Invalid, Unavailable
+from chassis.problems import (
+    BadRequest,
+    Conflict,
+    Gone,
+    Invalid,
+    Problem,
+    Unauthorized,
+    Unavailable,
+)
 
 
 class IdempotencyKeyRequired(BadRequest):
@@ -78,3 +86,35 @@ class NotCancellable(Conflict):
 
     slug = "not-cancellable"
     title = "The order can no longer be cancelled"
+
+
+class SignInNeeded(Unauthorized):
+    """Sign in: there is no session, or it is over."""
+
+    slug = "sign-in-needed"
+    title = "Sign in first"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Session realm="shop"'})
+
+
+class LinkIsOver(Gone):
+    """Ask for another link: this one was used, has had its 15 minutes, or never was."""
+
+    slug = "link-is-over"
+    title = "This link has been used or is too old"
+
+
+class TooManySignIns(Problem):
+    """Ask again after `Retry-After` seconds."""
+
+    status = 429
+    slug = "too-many-requests"
+    title = "Too many requests"
+
+
+class AddressBookFull(Conflict):
+    """Take an address out first."""
+
+    slug = "address-book-full"
+    title = "There is room for 20 addresses"

@@ -29,12 +29,18 @@ async def _take_turns(connection: AsyncConnection) -> None:
         await connection.execute(sa.select(sa.func.release_lock(MIGRATES)))
 
 
-def _upgrade(connection: sa.Connection) -> None:
+def history(connection: sa.Connection) -> Config:
+    """Alembic's settings for this connection."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("version_locations", str(MIGRATIONS / "versions"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    return config
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    config = history(connection)
     names = sa.inspect(connection).get_table_names()
     if "orders" in names and "alembic_version" not in names:
         command.stamp(config, FIRST)  # made before there were versions

@@ -1,6 +1,7 @@
 """The tables of checkout's database, the same for SQLite and MariaDB. Opens no engine.
 
-Personal data stands in `order_private`, and in mails until they have gone: nowhere else.
+Personal data stands in `order_private`, `customers`, `addresses` and `sign_ins`, and in mails until
+they have gone: nowhere else, so that erasing it there erases all of it.
 """
 
 from typing import Any
@@ -67,6 +68,8 @@ orders = sa.Table(
     sa.Column("reason", _word(*(reason.value for reason in CancelReason))),
     sa.Column("shortages", sa.JSON, nullable=False),
     sa.Column("cart_id", _KEY, nullable=False),
+    # without one it is a guest's; the customer may be erased and the order stay
+    sa.Column("customer_id", sa.Uuid),
     # the cart while this order may still sell it: one cart has one living order
     sa.Column("claims_cart", _KEY, unique=True),
     sa.Column("deadline_at", UtcTime, index=True),
@@ -74,6 +77,7 @@ orders = sa.Table(
     sa.Column("updated_at", UtcTime, nullable=False),
     # the unfinished ones are a queue
     sa.Index("ix_orders_status", "status", "id"),
+    sa.Index("ix_orders_customer_id", "customer_id", "id"),
     _one_of("status", Status),
     sa.CheckConstraint("total_minor >= 0", name="total"),
     sa.CheckConstraint("(status = 'cancelled') = (reason IS NOT NULL)", name="reason"),
@@ -109,7 +113,7 @@ order_private = sa.Table(
     "order_private",
     METADATA,
     sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), primary_key=True),
-    sa.Column("email", sa.String(254), nullable=False),
+    sa.Column("email", sa.String(254), nullable=False, index=True),
     sa.Column("name", sa.String(200)),
     sa.Column("address", sa.JSON(none_as_null=True)),
     sa.Column("payment_token", sa.String(128), nullable=False),
@@ -166,3 +170,49 @@ outbox = outbox_table(METADATA)
 inbox = inbox_table(METADATA)
 # an address of a mail stands in its delivery until it has gone
 notices = notify.tables.tables(METADATA)
+
+customers = sa.Table(
+    "customers",
+    METADATA,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("email", exact(254), nullable=False, unique=True),
+    sa.Column("name", sa.String(200)),
+    sa.Column("created_at", UtcTime, nullable=False),
+)
+
+addresses = sa.Table(
+    "addresses",
+    METADATA,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column(
+        "customer_id",
+        sa.Uuid,
+        sa.ForeignKey("customers.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("street", sa.String(200), nullable=False),
+    sa.Column("city", sa.String(100), nullable=False),
+    sa.Column("area", sa.String(100), nullable=False),
+    sa.Column("postcode", sa.String(20), nullable=False),
+    sa.Column("country", sa.String(2), nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+)
+
+# links on their way to mailboxes, by the hash of their token
+sign_ins = sa.Table(
+    "sign_ins",
+    METADATA,
+    sa.Column("digest", exact(64), primary_key=True),
+    sa.Column("email", exact(254), nullable=False, index=True),
+    sa.Column("expires_at", UtcTime, nullable=False, index=True),
+)
+
+# customers whose last orders have yet to end before nothing is known of them
+erasures = sa.Table(
+    "erasures",
+    METADATA,
+    sa.Column("customer_id", sa.Uuid, primary_key=True),
+    sa.Column("erased_at", UtcTime, nullable=False, index=True),
+)
