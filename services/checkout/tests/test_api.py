@@ -32,6 +32,7 @@ Sent = Callable[[Database], Awaitable[list[Event[Fact]]]]
 KEY = "key-0123456789abcdef"
 BODY = {"email": "ada@example.com", "payment": {"token": "tok_ok"}}
 NOWHERE = "A" * 32
+UNKNOWN = "0197a1f2-0000-7000-8000-000000000000"
 
 
 async def a_cart(client: Client, **lines: int) -> str:
@@ -335,11 +336,11 @@ async def test_a_bad_line_is_refused(client: Client, sku: str, body: str, status
         ("DELETE", f"/carts/{NOWHERE}", 404),
         ("DELETE", f"/carts/{NOWHERE}/lines/LAMP-1", 404),
         ("PUT", f"/carts/{NOWHERE}", 405),
-        ("GET", f"/orders/{uuid4()}", 404),
+        ("GET", f"/orders/{UNKNOWN}", 404),
         ("GET", "/orders/1", 404),
-        ("POST", f"/orders/{uuid4()}/cancel", 404),
+        ("POST", f"/orders/{UNKNOWN}/cancel", 404),
         ("POST", "/orders/1/cancel", 404),
-        ("GET", f"/orders/{uuid4()}/cancel", 405),
+        ("GET", f"/orders/{UNKNOWN}/cancel", 405),
         ("GET", "/nothing", 404),
     ],
 )
