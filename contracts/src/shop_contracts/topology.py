@@ -15,7 +15,14 @@ RETRY_DELAYS = {"1s": 1_000, "10s": 10_000, "60s": 60_000}
 """Waiting queues of a consumer, by name and milliseconds; attempt n waits in the n-th."""
 
 READS: dict[str, dict[str, tuple[str, ...]]] = {
-    "stock": {"checkout": ("order.placed.v1", "order.authorised.v1", "order.cancelled.v1")},
+    "stock": {
+        "checkout": (
+            "order.placed.v1",
+            "order.authorised.v1",
+            "order.cancelled.v1",
+            "order.refunded.v1",
+        )
+    },
     "search": {
         "catalog": ("product.#", "category.#"),
         "stock": ("stock.changed.v1", "price.changed.v1"),

@@ -11,7 +11,7 @@ import msgspec
 from shop.account import give
 from shop.profiles import Profile
 
-SCOPES = ["catalog:write", "stock:write", "orders:read", "orders:write"]
+SCOPES = ["catalog:write", "stock:write", "reservations:write", "orders:read", "orders:write"]
 API_KEY_ID = "admin"
 
 

@@ -15,7 +15,7 @@ from openapi_spec_validator import validate
 
 from chassis.database import Database
 from checkout import app
-from checkout.domain import CancelRequested, Timers
+from checkout.domain import CancelRequested, Purchase, Timers
 from checkout.settings import Settings
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
@@ -245,7 +245,28 @@ async def test_a_withdrawn_product_keeps_its_line_but_is_not_sold(
     assert (422, "/lines/OLD-1") == (status, problem["errors"][0]["pointer"])
 
 
+async def test_an_order_names_the_reservation_whose_units_it_takes_over(
+    client: Client, own: Database, sent: Sent
+) -> None:
+    cart, held = await a_cart(client, LAMP_1=1), uuid4()
+
+    status, _, _ = await order(client, cart, BODY | {"reservation_id": str(held)})
+    plain = await order(client, await a_cart(client, LAMP_1=1))
+
+    assert (202, 202) == (status, plain[0])
+    told: list[Any] = [event.data for event in await sent(own)]
+    assert [held, None] == [placed.reservation_id for placed in told]
+
+
+def test_what_a_purchase_may_leave_out_since_is_no_part_of_its_fingerprint() -> None:
+    purchase = msgspec.convert(BODY, Purchase)
+
+    assert b"reservation_id" not in msgspec.json.encode(purchase)
+
+
 REFUSED = [
+    ("no reservation", {"LAMP_1": 1}, BODY | {"reservation_id": "x"}, KEY, 422, "invalid-body"),
+    ("null", {"LAMP_1": 1}, BODY | {"reservation_id": None}, KEY, 422, "invalid-body"),
     ("empty cart", {}, BODY, KEY, 422, "empty-cart"),
     ("mixed currency", {"LAMP_1": 1, "LAMP_2": 1}, BODY, KEY, 422, "unknown-price"),
     ("other currency", {"LAMP_1": 1}, BODY | {"currency": "SEK"}, KEY, 422, "unknown-price"),

@@ -71,6 +71,7 @@ def cause(kind: type[Cause]) -> Cause:
 
 def facts(order: Order) -> Iterator[Fact]:
     yield placed(order)
+    yield placed(order, order.id)
     for status, row in NEXT.items():
         reason = CancelReason.BY_CUSTOMER if status is Status.CANCELLED else None
         for kind in row:

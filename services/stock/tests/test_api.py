@@ -41,7 +41,12 @@ async def client(
     keys.write_bytes(
         msgspec.json.encode(
             {
-                "w": {"sha256": _hash("k_w_write"), "scopes": ["stock:write"]},
+                "w": {
+                    "sha256": _hash("k_w_write"),
+                    "scopes": ["stock:write", "reservations:write"],
+                },
+                "s": {"sha256": _hash("k_s_stock"), "scopes": ["stock:write"]},
+                "c": {"sha256": _hash("k_c_carts"), "scopes": ["reservations:write"]},
                 "r": {"sha256": _hash("k_r_read"), "scopes": ["orders:read"]},
             }
         )
@@ -335,6 +340,24 @@ async def test_a_write_needs_a_key_with_its_scope(client: aiohttp.ClientSession,
         assert 403 == response.status
     async with client.post("/stock/imports", data=b"") as response:
         assert 401 == response.status
+
+
+async def test_a_key_for_reservations_holds_and_does_nothing_else(
+    client: aiohttp.ClientSession,
+) -> None:
+    await put_stock(client, "chair", 5)
+    body = {"lines": [{"sku": "chair", "qty": 1}]}
+    carts = {"Authorization": "Bearer k_c_carts"}
+    async with client.post("/reservations", json=body, headers=carts) as response:
+        path = response.headers["Location"]
+        assert 201 == response.status
+    async with client.put("/products/chair/stock", json=SET_5, headers=carts) as response:
+        assert 403 == response.status
+    for key in ({"Authorization": "Bearer k_s_stock"}, READ):
+        async with client.post("/reservations", json=body, headers=key) as response:
+            assert 403 == response.status
+        async with client.delete(path, headers=key) as response:
+            assert 403 == response.status
 
 
 BAD_BODIES: list[tuple[str, bytes, dict[str, str], int, str]] = [

@@ -147,6 +147,7 @@ class Crashing(RuleBasedStateMachine):
         self.model: dict[str, list[int]] = {sku: [0, 0, 0] for sku in SKUS}
         self.orders: dict[int, tuple[str, dict[str, int]]] = {}
         self.carts: dict[int, dict[str, int]] = {}
+        self.back: dict[int, Counter[str]] = defaultdict(Counter)
         self.ids = [uuid4() for _ in range(12)]
         self.run(self._open())
 
@@ -262,6 +263,8 @@ class Crashing(RuleBasedStateMachine):
             )
         )
         new, *moved = self.ended(op, state, lines)
+        if op == "return" and self.back[order]:
+            new = None
         if new is not None:
             assert answer in {new, "dup" if crash is not None else ""}
             self.orders[order] = (new, lines)
@@ -282,6 +285,22 @@ class Crashing(RuleBasedStateMachine):
             ("return", "held"): ("released", 1, -1, 0),
             ("return", "committed"): ("returned", 1, 0, -1),
         }.get((op, state), nothing)
+
+    @precondition(lambda self: self.orders)
+    @rule(pick=st.integers(0, 11), qty=st.integers(1, 2), crash=st.none() | st.integers(0, 20))
+    def restock(self, pick: int, qty: int, crash: int | None) -> None:
+        order = sorted(self.orders)[pick % len(self.orders)]
+        state, lines = self.orders[order]
+        sku, back, cause = min(lines), self.back[order], uuid4()
+        answer = self.run(
+            self.step(crash, lambda: self.store.restock(self.ids[order], [(sku, qty)], cause))
+        )
+        if state == "committed" and back[sku] + qty <= lines[sku]:
+            assert answer in {"restocked", "dup" if crash is not None else ""}
+            back[sku] += qty
+            self.move({sku: qty}, 1, 0, -1)
+        else:
+            assert answer == ("early" if state == "held" else "conflict")
 
     @precondition(lambda self: any(state == "held" for state, _ in self.orders.values()))
     @rule(pick=st.integers(0, 11), crash=st.none() | st.integers(0, 20))

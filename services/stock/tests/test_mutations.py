@@ -1,4 +1,4 @@
-"""Each guard and each write of the scripts is held by a test: without it, test_store.py turns red.
+"""Each guard and each write of the scripts is held by a test: without it, one of TESTS turns red.
 
 The mutants are made from the text of the scripts, so a guard that is added tomorrow is on the list.
 """
@@ -24,7 +24,8 @@ from stock.store import StockStore
 
 pytestmark = pytest.mark.connected
 
-SCRIPTS = ("step", "adjust", "reserve", "hold", "extend", "finish", "price", "threshold")
+SCRIPTS = ("step", "adjust", "reserve", "hold", "extend", "finish", "price", "threshold", "restock")
+TESTS = ("test_store.py", "test_restock.py", "test_price_plans.py")
 MUTANT_SECONDS = 5  # a mutant may ask for the same step again and again
 NOTHING = "local function nothing() end\n"
 EQUIVALENT: dict[str, str] = {
@@ -68,19 +69,23 @@ def _mutated(line: str, kinds: str) -> Iterator[tuple[str, str]]:
 
 def guards() -> list[tuple[str, Test, dict[str, Any]]]:
     """The tests of the store, each with its parameters."""
-    path = Path(__file__).with_name("test_store.py")
-    spec = importlib.util.spec_from_file_location("stock_store_tests", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     found = []
-    for name, test in vars(module).items():
+    for name, test in [each for file in TESTS for each in vars(_module(file)).items()]:
         if not name.startswith("test_") or not inspect.iscoroutinefunction(test):
             continue
         found += [(name, test, arguments) for arguments in _parameters(test)]
     # What starts hundreds of calls comes last: most mutants never get that far.
     return sorted(found, key=lambda each: "gather" in inspect.getsource(each[1]))
+
+
+def _module(file: str) -> ModuleType:
+    path = Path(__file__).with_name(file)
+    spec = importlib.util.spec_from_file_location(f"mutated_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _parameters(test: Any) -> list[dict[str, Any]]:

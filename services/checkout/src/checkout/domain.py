@@ -11,7 +11,7 @@ from enum import Enum, StrEnum
 from typing import Annotated, TypeAlias
 from uuid import UUID
 
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from checkout.rules import Country, Rules, Word
 from checkout.totals import (
@@ -223,6 +223,8 @@ class Purchase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     currency: Currency | None = None
     quoted_total_minor: Annotated[int, Meta(ge=0, le=MAX_SAFE)] | None = None
     payment: Means
+    # unset and not null: the fingerprint of a purchase without one is that of earlier releases
+    reservation_id: UUID | UnsetType = UNSET
 
     @property
     def delivery(self) -> Delivery:
@@ -374,7 +376,7 @@ def first_deadline(placed_at: datetime, timers: Timers) -> datetime:
     return placed_at + min(timers.stock, timers.whole)
 
 
-def placed(order: Order) -> OrderPlacedV1:
+def placed(order: Order, reservation: UUID | None = None) -> OrderPlacedV1:
     """The event of an order that has just become durable."""
     return OrderPlacedV1(
         order_id=order.id,
@@ -382,6 +384,7 @@ def placed(order: Order) -> OrderPlacedV1:
         total_minor=order.total_minor,
         currency=order.currency,
         placed_at=order.placed_at,
+        reservation_id=reservation,
     )
 
 

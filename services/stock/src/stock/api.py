@@ -336,6 +336,7 @@ def _twice(place: int) -> Fault:
 _SKU = "/products/{sku:[A-Za-z0-9][A-Za-z0-9._-]{0,63}}"
 _RESERVATION = "/reservations/{id:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}}"
 _WRITE = "stock:write"
+_HOLD = "reservations:write"
 
 ROUTES = [
     get(
@@ -402,7 +403,7 @@ ROUTES = [
         body=Reserve,
         reply=Reservation,
         status=201,
-        scope=_WRITE,
+        scope=_HOLD,
         problems=(InsufficientStock, HoldTaken),
         sends={"Location": "Where the reservation is read, extended and released."},
     ),
@@ -411,7 +412,7 @@ ROUTES = [
         get_reservation,
         summary="What a cart holds",
         reply=Reservation,
-        scope=_WRITE,
+        scope=_HOLD,
         problems=(UnknownHold,),
     ),
     patch(
@@ -420,7 +421,7 @@ ROUTES = [
         summary="Hold longer",
         body=Extend,
         reply=Reservation,
-        scope=_WRITE,
+        scope=_HOLD,
         problems=(UnknownHold, HoldOver, HoldTaken),
     ),
     delete(
@@ -428,7 +429,7 @@ ROUTES = [
         delete_reservation,
         summary="Give a cart's units back",
         status=204,
-        scope=_WRITE,
+        scope=_HOLD,
         problems=(UnknownHold, HoldOver, HoldTaken),
     ),
     post(

@@ -11,7 +11,7 @@ local op, name, n = ARGV[1], ARGV[2], tonumber(ARGV[7])
 local cart = string.sub(name, 1, 5) == 'cart:'
 local marked = op ~= 'expire' and not cart
 if marked and redis.call('EXISTS', KEYS[5]) == 1 then return { 'dup' } end
-local hold = redis.call('HMGET', KEYS[1], 'state', 'exp', 'ver', 'n', 'said', 'short')
+local hold = redis.call('HMGET', KEYS[1], 'state', 'exp', 'ver', 'n', 'said', 'short', 'back')
 local state, version = hold[1] or 'none', tonumber(hold[3] or 0) + 1
 local s = { ledger = KEYS[3], outbox = KEYS[4], order = cart and '' or name, cause = ARGV[3],
             traceparent = ARGV[6], reason = '' }
@@ -75,6 +75,7 @@ if op == 'release' or op == 'return' then
     become('released')  -- the cancel overtook its order: a reserve that comes now finds it ended
     return mark({ 'tombstone' })
   end
+  if state == 'committed' and hold[7] then return { 'conflict', 'restocked' } end
   if state == 'committed' and op == 'return' then
     return finish('returned', 'reservation.released.v1', 'return', 'returned', 1, 0, -1)
   end

@@ -135,6 +135,7 @@ class StockStore:
         self._extend = script(redis, "extend")
         self._finish = script(redis, "finish")
         self._price = script(redis, "price")
+        self._restock = script(redis, "restock")
         self._threshold = script(redis, "threshold")
 
     async def ping(self) -> None:
@@ -338,6 +339,23 @@ class StockStore:
                 self._finish,
                 self._step_keys(slot, order, cause, changes),
                 [*args, KEEP_MS, traceparent, *_flat(cause, changes)],
+            )
+        return str(reply[0])
+
+    async def restock(
+        self, order: UUID, lines: Iterable[tuple[str, int]], cause: UUID, traceparent: str = ""
+    ) -> str:
+        """Put sold units of an order back for sale: "restocked", or "dup" when that was done.
+
+        "early" (nothing of it is sold yet) and "conflict" (more than was sold) change nothing.
+        """
+        wanted = merged(lines)
+        slot = self._one_slot(wanted)
+        changes = [(sku, qty, 0) for sku, qty in wanted]
+        with answering:
+            reply = await self._restock(
+                self._step_keys(slot, order, cause, changes),
+                [str(order), str(cause), KEEP_MS, traceparent, *_flat(cause, changes)],
             )
         return str(reply[0])
 

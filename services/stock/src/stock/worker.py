@@ -14,7 +14,12 @@ from chassis.problems import Unavailable
 from feeds import jobs
 from feeds.rows import Row
 from shop_contracts.envelope import Event
-from shop_contracts.events.checkout import OrderAuthorisedV1, OrderCancelledV1, OrderPlacedV1
+from shop_contracts.events.checkout import (
+    OrderAuthorisedV1,
+    OrderCancelledV1,
+    OrderPlacedV1,
+    OrderRefundedV1,
+)
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 from shop_contracts.types import Line
 from stock.domain import TooManyLines
@@ -35,11 +40,21 @@ _OUTCOMES = {
 }
 
 
+class TooEarly(Exception):
+    """The event overtook another one of its order: try it again later."""
+
+
 async def order_placed(store: StockStore, event: Event[OrderPlacedV1]) -> None:
-    """Hold all lines of the order, or none."""
+    """Hold all lines of the order, or none; what its reservation holds becomes the order's."""
     lines = [(line.sku, line.qty) for line in event.data.lines]
     try:
-        await store.reserve(event.data.order_id, lines, event.meta.id, telemetry.inject())
+        await store.reserve(
+            event.data.order_id,
+            lines,
+            event.meta.id,
+            telemetry.inject(),
+            event.data.reservation_id,
+        )
     except TooManyLines as error:
         raise Permanent(str(error)) from error
 
@@ -53,6 +68,22 @@ async def order_cancelled(store: StockStore, event: Event[OrderCancelledV1]) -> 
     """Give back what the order holds, or what it bought when the money could not be captured."""
     step: Step = "return" if event.data.reason is CancelReason.CAPTURE_REFUSED else "release"
     await _finish(store, step, event.data.order_id, event.data.lines, event.meta.id)
+
+
+async def order_refunded(store: StockStore, event: Event[OrderRefundedV1]) -> None:
+    """Put back for sale what the refund says is fit for it."""
+    if not event.data.restocked:
+        return
+    pairs = [(line.sku, line.qty) for line in event.data.restocked]
+    order = event.data.order_id
+    try:
+        outcome = await store.restock(order, pairs, event.meta.id, telemetry.inject())
+    except TooManyLines as error:
+        raise Permanent(str(error)) from error
+    if outcome == "early":
+        raise TooEarly(f"nothing of order {order} is sold yet")
+    if outcome == "conflict":
+        raise Permanent(f"order {order} did not sell what is to be put back")
 
 
 async def _finish(
@@ -143,4 +174,5 @@ HANDLERS: Mapping[type[Any], Callable[[StockStore, Event[Any]], Awaitable[None]]
     OrderPlacedV1: order_placed,
     OrderAuthorisedV1: order_authorised,
     OrderCancelledV1: order_cancelled,
+    OrderRefundedV1: order_refunded,
 }

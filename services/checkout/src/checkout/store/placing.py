@@ -94,7 +94,13 @@ async def place(
         connection,
         tables.outbox,
         *(
-            rows.event(domain.placed(p.order), p.order.version, p.order.id, None, p.traceparent)
+            rows.event(
+                domain.placed(p.order, p.purchase.reservation_id or None),
+                p.order.version,
+                p.order.id,
+                None,
+                p.traceparent,
+            )
             for p in placings
         ),
     )
