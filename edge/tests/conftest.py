@@ -53,6 +53,11 @@ class Edge(Struct, frozen=True):
     workdir: str
     origin: Origin
     varnish: asyncio.subprocess.Process
+    log_folder: Path
+
+    def logs(self) -> str:
+        """All that nginx and Varnish have written down."""
+        return "\n".join(path.read_text() for path in self.log_folder.iterdir())
 
 
 @pytest.fixture
@@ -99,6 +104,7 @@ async def _running(folder: Path) -> AsyncIterator[Edge]:
             str(stack.folder("varnish", "n")),
             origin,
             processes[0],
+            stack.folder("log"),
         )
     finally:
         for process in processes:

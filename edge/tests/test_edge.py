@@ -304,3 +304,65 @@ async def test_one_visitor_from_outside_cannot_take_all_there_is(edge: Any) -> N
     assert {429} == {answer.status for answer in refused}
     assert {"1"} == {answer.headers["retry-after"] for answer in refused}
     assert "urn:shop:problem:too-many-requests" == refused[0].problem["type"]
+
+
+async def test_an_orders_events_come_one_by_one_and_end_with_who_reads_them(
+    edge: Any, client: ClientSession
+) -> None:
+    told, gone = asyncio.Event(), asyncio.Event()
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        sent = {"Content-Type": "text/event-stream", "Cache-Control": "private, no-store"}
+        response = web.StreamResponse(headers=sent | {"X-Accel-Buffering": "no"})
+        await response.prepare(request)
+        try:
+            for number in range(3):
+                await response.write(f"data: {number}\n\n".encode())
+                # the next is not written until this one has arrived
+                await told.wait()
+                told.clear()
+            while True:
+                await response.write(b": still here\n\n")
+                await asyncio.sleep(0.05)
+        finally:
+            gone.set()
+
+    for path in ("/orders/1/events", "/api/orders/1/events"):
+        edge.origin.replies["/orders/1/events"] = events
+        gone.clear()
+        async with asyncio.timeout(30), client.get(edge.url + path) as answer:
+            assert "private, no-store" == answer.headers["Cache-Control"]
+            assert "pass" == answer.headers["X-Cache"]
+            for number in range(3):
+                assert f"data: {number}\n".encode() == await answer.content.readline()
+                assert b"\n" == await answer.content.readline()
+                told.set()
+        async with asyncio.timeout(30):
+            await gone.wait()
+
+
+async def test_a_link_that_signs_in_is_written_down_nowhere(
+    own_edge: Any, client: ClientSession
+) -> None:
+    secret = "c4nary-token"
+
+    async def dies(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    own_edge.origin.replies["/sign-in/confirm"] = dies
+    async with client.get(f"{own_edge.url}/sign-in/confirm?token={secret}") as answer:
+        assert 503 == answer.status
+    own_edge.varnish.terminate()
+    await own_edge.varnish.wait()
+    async with client.get(f"{own_edge.url}/sign-in/confirm?token={secret}") as answer:
+        assert 503 == answer.status
+
+    # what any other page that failed leaves in the log
+    async with client.get(f"{own_edge.url}/p/boots?failed") as answer:
+        assert 503 == answer.status
+    async with asyncio.timeout(30):
+        while "/p/boots?failed" not in own_edge.logs():
+            await asyncio.sleep(0.05)
+    assert secret not in own_edge.logs()

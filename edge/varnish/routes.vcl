@@ -15,7 +15,8 @@ sub route {
     } elsif (req.url ~ "^/s($|\?)") {
         set req.http.X-Edge-Kind = "public";
         set req.backend_hint = search;
-    } elsif (req.url ~ "^/(cart|checkout)($|[/?])" || req.url ~ "^/orders/"
+    } elsif (req.url ~ "^/(cart|checkout|me|sign-in|sign-out)($|[/?])"
+        || req.url ~ "^/orders/"
         || req.url ~ "^/fragments/cart($|\?)") {
         set req.http.X-Edge-Kind = "private";
         set req.backend_hint = checkout;

@@ -459,7 +459,7 @@ async def test_a_browser_signs_in_keeps_addresses_and_signs_out(
     left = await ada.send("POST", "/sign-out", data={})
 
     assert "Look into your mailbox" in sent.text
-    assert {"no-referrer"} == {page.headers["Referrer-Policy"] for page in looked}
+    assert {"strict-origin"} == {page.headers["Referrer-Policy"] for page in looked}
     assert (303, "/me") == (entered.status, entered.headers["Location"])
     assert (303, 303, 303) == (added.status, removed.status, left.status)
     assert "Ada &lt;b&gt;" in account.text

@@ -24,8 +24,9 @@ from checkout.store.problems import AddressBookFull, LinkIsOver, SignInNeeded, T
 
 CHECKOUT = web.AppKey("account_checkout", Checkout)
 ORDERS_SHOWN = 20
-# the address of these pages gives the right to sign in
-SECRET = FRAMED | {"Referrer-Policy": "no-referrer"}
+# The address of these pages gives the right to sign in. With `no-referrer` a browser would not even
+# tell its own site whose form it is.
+SECRET = FRAMED | {"Referrer-Policy": "strict-origin"}
 
 _pages = templates("checkout")
 _sign_in = _pages.get_template("sign_in.html")
