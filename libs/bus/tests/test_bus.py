@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import aio_pika
 import pytest
+from aio_pika.exceptions import AMQPConnectionError
 
 from bus import replay
 from bus.broker import confirming, connected
@@ -141,6 +142,17 @@ async def test_only_one_relay_of_an_owner_publishes(broker_url: str) -> None:
 
     async with running(relay(broker_url, "stock", second)):
         await until(lambda: not second.left)
+
+
+async def test_a_node_of_the_broker_that_is_down_is_passed_over(broker_url: str) -> None:
+    nobody = "amqp://guest:guest@127.0.0.1:1/shop"
+    for addresses in (f"{nobody},{broker_url}", f"{broker_url},{nobody}"):
+        for _ in range(4):
+            async with connected(addresses, "test") as connection:
+                assert not connection.is_closed
+    with pytest.raises(AMQPConnectionError):
+        async with connected(f"{nobody},{nobody}", "test"):
+            pass
 
 
 class DeafOutbox(ListOutbox):

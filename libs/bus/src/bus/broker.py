@@ -30,22 +30,37 @@ async def pause() -> None:
 
 @asynccontextmanager
 async def connected(url: str, name: str) -> AsyncIterator[AbstractConnection]:
-    """A connection that dies visibly.
+    """A connection that dies visibly, to any node of a cluster whose addresses `url` lists.
+
+    The addresses are separated by commas and tried in a random order, so that the connections of
+    many processes spread over the nodes. Raises one of `BROKER_ERRORS` when none answers.
 
     Not a robust one: those bring back their consumers with the arguments of the first time (a
     stream would be read again from its first offset) and hide that a lease was lost. Whoever
     holds a connection here starts again from the top when it is gone.
     """
-    async with asyncio.timeout(CONNECT_SECONDS):
-        connection = await aio_pika.connect(
-            url, heartbeat=HEARTBEAT_SECONDS, client_properties={"connection_name": name}
-        )
+    connection = await _any_of(url.split(","), name)
     try:
         stop_if_cancelled()
         with own_cancellation():
             yield connection
     finally:
         await connection.close()
+
+
+async def _any_of(urls: list[str], name: str) -> AbstractConnection:
+    properties = {"connection_name": name}
+    last = len(urls) - 1
+    for tried, url in enumerate(random.sample(urls, len(urls))):
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await aio_pika.connect(
+                    url, heartbeat=HEARTBEAT_SECONDS, client_properties=properties
+                )
+        except BROKER_ERRORS:
+            if tried == last:
+                raise
+    raise ValueError("no address of a broker is given")
 
 
 async def confirming(connection: AbstractConnection) -> AbstractChannel:

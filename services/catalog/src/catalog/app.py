@@ -31,7 +31,9 @@ _log = structlog.stdlib.get_logger(__name__)
 @asynccontextmanager
 async def connected(settings: Settings, seconds: float) -> AsyncIterator[AsyncElasticsearch]:
     """A client that sends each request once and waits `seconds` for its answer."""
-    client = AsyncElasticsearch(settings.elasticsearch_url, request_timeout=seconds, max_retries=0)
+    client = AsyncElasticsearch(
+        settings.elasticsearch_url.split(","), request_timeout=seconds, max_retries=0
+    )
     try:
         yield client
     finally:

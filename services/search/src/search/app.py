@@ -35,7 +35,9 @@ async def opened(config: Settings, seconds: float) -> AsyncIterator[SearchStore]
     """The store, with a client that waits `seconds` for each answer and leaves retries to us."""
     # one line per call tells nothing that our own spans and metrics do not
     logging.getLogger("elastic_transport").setLevel(logging.WARNING)
-    client = AsyncElasticsearch(config.elasticsearch_url, request_timeout=seconds, max_retries=0)
+    client = AsyncElasticsearch(
+        config.elasticsearch_url.split(","), request_timeout=seconds, max_retries=0
+    )
     try:
         yield SearchStore(client, config.index_prefix, config.currency)
     finally:
