@@ -24,7 +24,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     key_prefix: str = ""
     # Longer than checkout's payment deadline (10 min) with its retries.
     hold_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 900
-    redis_timeout: Annotated[float, Meta(gt=0)] = 1.0
+    redis_timeout: Annotated[float, Meta(gt=0)] = 3.0
     redis_connections: Annotated[int, Meta(ge=1)] = 32
     spool_dir: Path = Path("var/spool/stock")
     # WebSocket clients of one API process, and how often in a second they hear at most.
