@@ -49,13 +49,12 @@ async def connected(url: str, name: str) -> AsyncIterator[AbstractConnection]:
 
 
 async def _any_of(urls: list[str], name: str) -> AbstractConnection:
-    properties = {"connection_name": name}
     last = len(urls) - 1
     for tried, url in enumerate(random.sample(urls, len(urls))):
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await aio_pika.connect(
-                    url, heartbeat=HEARTBEAT_SECONDS, client_properties=properties
+                    url, heartbeat=HEARTBEAT_SECONDS, client_properties={"connection_name": name}
                 )
         except BROKER_ERRORS:
             if tried == last:
