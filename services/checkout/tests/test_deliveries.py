@@ -17,6 +17,7 @@ from bus.sql import SqlOutbox
 from chassis.database import Database, engine_for
 from checkout.domain import Approved, Means, Offer, Op, Purchase, Refused, Timers, quote
 from checkout.store import tables
+from checkout.store.after import After
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from checkout.store.schema import migrate
@@ -127,6 +128,7 @@ class Course:
         self._said: list[set[str]] = [set() for _ in plan]
         self._work = Work(
             orders=Orders(database, Timers()),
+            after=After(database),
             projections=Projections(database),
             carts=None,  # type: ignore[arg-type]  # no event touches a cart
             provider=None,  # type: ignore[arg-type]  # the test answers in its place

@@ -21,6 +21,7 @@ from checkout.domain import Answer, Approved, Asked, Op, Refused, Status, Timers
 from checkout.provider import BadWebhook, NoAnswer
 from checkout.provider.stripe import FREE, Stripe, read_webhook
 from checkout.settings import Settings
+from checkout.store.after import After
 from checkout.store.carts import Carts
 from checkout.store.orders import Orders
 from checkout.store.payments import Ask
@@ -209,6 +210,7 @@ async def test_a_wrong_key_of_ours_declines_nothing(provider: Stripe) -> None:
 def work(own: Database, carts: Carts, provider: Stripe) -> worker.Work:
     return worker.Work(
         orders=Orders(own, Timers()),
+        after=After(own),
         projections=Projections(own),
         carts=carts,
         provider=provider,

@@ -20,6 +20,7 @@ from checkout.domain import Timers
 from checkout.provider import Provider
 from checkout.settings import Settings
 from checkout.store import tables
+from checkout.store.after import After
 from checkout.store.carts import Carts
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
@@ -123,6 +124,7 @@ def processes(
     """The worker and the relay, as their processes run them."""
     work = worker.Work(
         orders=Orders(own, app.timers(settings)),
+        after=After(own),
         projections=Projections(own),
         carts=carts,
         provider=provider,

@@ -17,7 +17,7 @@ from chassis import http, telemetry
 from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
-from checkout import account, me, pages, rules, visitor
+from checkout import account, backoffice, me, pages, rules, visitor
 from checkout import api as api_
 from checkout import worker as worker_
 from checkout.domain import Timers
@@ -26,6 +26,7 @@ from checkout.provider.stripe import Stripe
 from checkout.settings import PREFIX, Settings
 from checkout.store import schema, tables
 from checkout.store.account import Account
+from checkout.store.after import After
 from checkout.store.carts import Carts
 from checkout.store.checkout import Checkout
 from checkout.store.customers import Customers
@@ -100,10 +101,12 @@ def application(settings: Settings) -> web.Application:
         async with database(settings.database_url) as sql, carts(settings) as redis:
             app[DATABASE], app[CARTS] = sql, redis
             app[notify.api.BOOK] = Book(sql, tables.notices)
+            orders = app[backoffice.ORDERS] = Orders(sql, timers(settings))
+            app[backoffice.AFTER] = After(sql)
             checkout = Checkout(
                 redis,
                 Projections(sql),
-                Orders(sql, timers(settings)),
+                orders,
                 Watch(sql),
                 settings.currency,
                 rules.parse(settings.rules),
@@ -154,6 +157,7 @@ async def worker() -> None:
     ):
         work = worker_.Work(
             orders=Orders(sql, timers(settings)),
+            after=After(sql),
             projections=Projections(sql),
             carts=redis,
             provider=paid,
@@ -214,6 +218,7 @@ def _settings() -> Settings:
 ROUTES = visitor.guarded(
     [
         *api_.ROUTES,
+        *backoffice.ROUTES,
         *pages.ROUTES,
         *me.ROUTES,
         *account.ROUTES,

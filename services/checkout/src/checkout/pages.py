@@ -26,6 +26,7 @@ from checkout.store.problems import (
     AlreadyOrdered,
     CartFull,
     EmptyCart,
+    NotCancellable,
     PriceChanged,
     UnknownPrice,
 )
@@ -168,6 +169,19 @@ async def order(request: web.Request) -> web.Response:
     if not prefers_html(request.headers.get(hdrs.ACCEPT, "")):
         return reply(view, headers=PRIVATE | vary)
     return page(_order_page.render(order=view), headers=FRAMED | vary)
+
+
+async def cancel_order(request: web.Request) -> web.Response:
+    """Take the order back, as long as stock is not selling it; the page says if it was too late."""
+    await read_form(request, Struct)
+    id_ = _order_id(request)
+    try:
+        await request.app[CHECKOUT].cancel(id_)
+    except NotCancellable as refused:
+        view = await request.app[CHECKOUT].order(id_)
+        html = _order_page.render(order=view, notice=refused.title)
+        return page(html, status=refused.status, headers=FRAMED)
+    return go(f"/orders/{id_}")
 
 
 async def cart_fragment(request: web.Request) -> web.Response:
@@ -334,6 +348,15 @@ ROUTES = [
         summary="An order and its way so far; HTML for those who prefer it",
         reply=OrderView,
         problems=(NotFound, Unavailable),
+    ),
+    post(
+        "/orders/{order}/cancellation",
+        cancel_order,
+        summary="Take the order back (form)",
+        status=303,
+        media="text/html",
+        max_body=MAX_FORM,
+        problems=(*FORM_PROBLEMS, NotCancellable),
     ),
     get("/fragments/cart", cart_fragment, summary="The link to the cart", media="text/html"),
 ]

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from msgspec import Struct
 from opentelemetry import trace
@@ -13,6 +13,7 @@ from opentelemetry import trace
 from chassis import telemetry
 from checkout.domain import Answer, DeadlinePassed, Op
 from checkout.provider import Provider
+from checkout.store.after import After, RefundAsk
 from checkout.store.carts import Carts
 from checkout.store.customers import Customers
 from checkout.store.orders import Orders
@@ -33,10 +34,13 @@ from shop_contracts.events.stock import (
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
+A = TypeVar("A")
+
 LEASE = timedelta(seconds=30)
 PROVIDER_SECONDS = 10
 AT_ONCE = 64
 PAYMENT_POLL_SECONDS = 0.03
+REFUND_POLL_SECONDS = 0.2
 SWEEP_SECONDS = 1.0
 CART_SECONDS = 0.2
 FORGET_SECONDS = 3_600.0
@@ -57,6 +61,7 @@ class Work(Struct, frozen=True, kw_only=True):
     """What the handlers and loops work on."""
 
     orders: Orders
+    after: After
     projections: Projections
     carts: Carts
     provider: Provider
@@ -84,20 +89,35 @@ async def product_withdrawn(work: Work, event: Event[ProductWithdrawnV1]) -> Non
 
 async def payments(work: Work) -> NoReturn:
     """Ask the provider what the saga wants of it, in no transaction, until there is an answer."""
-    asking: set[asyncio.Task[None]] = set()
+    await _ask_for_ever(
+        work.orders.claim_payments, lambda ask: _ask(work, ask), PAYMENT_POLL_SECONDS
+    )
+
+
+async def refunds(work: Work) -> NoReturn:
+    """Ask the provider to give back what was asked for, until there is an answer."""
+    await _ask_for_ever(work.after.claim, lambda ask: _ask_back(work, ask), REFUND_POLL_SECONDS)
+
+
+async def _ask_for_ever(
+    claim: Callable[[int, timedelta], Awaitable[list[A]]],
+    ask: Callable[[A], Awaitable[None]],
+    pause_s: float,
+) -> NoReturn:
+    asking: set[asyncio.Future[None]] = set()
 
     async def step() -> bool:
         if len(asking) == AT_ONCE:
             await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-        asks = await work.orders.claim_payments(AT_ONCE - len(asking), LEASE)
-        for ask in asks:
-            task = asyncio.create_task(_ask(work, ask))
+        claimed = await claim(AT_ONCE - len(asking), LEASE)
+        for one in claimed:
+            task = asyncio.ensure_future(ask(one))
             asking.add(task)
             task.add_done_callback(asking.discard)
-        return bool(asks)
+        return bool(claimed)
 
     try:
-        await _for_ever(step, PAYMENT_POLL_SECONDS)
+        await _for_ever(step, pause_s)
     finally:
         # an answer that is not recorded now is asked for again when its lease is over
         if asking:
@@ -154,6 +174,29 @@ async def _ask(work: Work, ask: Ask) -> None:
         await _ask_once(work, ask)
 
 
+async def _ask_back(work: Work, ask: RefundAsk) -> None:
+    with tracer.start_as_current_span(
+        "refund",
+        context=telemetry.extract(ask.traceparent),
+        attributes={"shop.payment.attempt": ask.attempt},
+    ):
+        await _ask_back_once(work, ask)
+
+
+async def _ask_back_once(work: Work, ask: RefundAsk) -> None:
+    try:
+        async with asyncio.timeout(PROVIDER_SECONDS):
+            answer = None
+            if ask.attempt > 1:  # an attempt without an answer may have been carried out
+                answer = await work.provider.refunded(ask.key, ask.ref)
+            answer = answer or await work.provider.refund(ask.key, ask.ref, ask.amount_minor)
+        await work.after.answered(ask, answer)
+    except Exception as error:  # noqa: BLE001 - no answer, for whatever reason: ask again
+        log.warning("refund %s, attempt %d: %r", ask.refund_id, ask.attempt, error)
+        with suppress(Exception):  # the lease ends by itself
+            await work.after.later(ask, _pause(ask.attempt))
+
+
 async def _ask_once(work: Work, ask: Ask) -> None:
     try:
         async with asyncio.timeout(PROVIDER_SECONDS):
@@ -164,9 +207,12 @@ async def _ask_once(work: Work, ask: Ask) -> None:
         await work.orders.answered(ask, answer)
     except Exception as error:  # noqa: BLE001 - no answer, for whatever reason: ask again
         log.warning("%s of order %s, attempt %d: %r", ask.op, ask.order_id, ask.attempt, error)
-        pause = timedelta(seconds=min(2 ** min(ask.attempt, 8) / 4, 60))
         with suppress(Exception):  # the lease ends by itself
-            await work.orders.later(ask, pause)
+            await work.orders.later(ask, _pause(ask.attempt))
+
+
+def _pause(attempt: int) -> timedelta:
+    return timedelta(seconds=min(2 ** min(attempt, 8) / 4, 60))
 
 
 async def _answer(provider: Provider, ask: Ask) -> Answer:
@@ -207,4 +253,4 @@ CATALOG_HANDLERS: dict[type[Any], Handler] = {
     ProductPublishedV1: product_published,
     ProductWithdrawnV1: product_withdrawn,
 }
-LOOPS = (payments, deadlines, sold_carts, old_keys)
+LOOPS = (payments, refunds, deadlines, sold_carts, old_keys)

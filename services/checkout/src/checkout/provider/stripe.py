@@ -88,8 +88,8 @@ class Stripe:
         return await self._changes(Op.VOID, f"/v1/payment_intents/{ref}/cancel", key, ref, {})
 
     async def refund(self, key: str, ref: str, amount_minor: int) -> Answer:
-        if ref == FREE:
-            return Approved(ref)
+        if ref == FREE or amount_minor == 0:
+            return Approved(FREE)
         form = {
             "payment_intent": ref,
             "amount": str(amount_minor),
@@ -108,6 +108,8 @@ class Stripe:
         return next((_authorised(intent) for intent in found["data"]), None)
 
     async def refunded(self, key: str, ref: str) -> Answer | None:
+        if ref == FREE:
+            return None
         found = await self._get(f"/v1/refunds?payment_intent={quote(ref)}&limit=100")
         ours = (one for one in found["data"] if one["metadata"].get("reference") == key)
         return next((_refund(one) for one in ours), None)

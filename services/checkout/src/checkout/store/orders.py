@@ -27,7 +27,7 @@ from checkout.store.group import Group
 from checkout.store.payments import Ask
 from checkout.store.placing import Acceptance, Accepted, Placing
 from checkout.store.problems import AlreadyOrdered, IdempotencyKeyReused
-from checkout.store.rows import OrderView
+from checkout.store.rows import OrderLine, OrderView
 from checkout.store.sheet import Meeting, Sheet
 from shop_contracts import envelope
 from shop_contracts.envelope import Event
@@ -132,6 +132,11 @@ class Orders:
         """The order with its history."""
         async with self._database.read() as connection:
             return await rows.view(connection, order_id)
+
+    async def page(self, status: Status | None, before: UUID | None, limit: int) -> list[OrderLine]:
+        """At most `limit` orders that are older than `before`, newest first."""
+        async with self._database.read() as connection:
+            return await rows.page(connection, status, before, limit)
 
     # ---- moving ----
 

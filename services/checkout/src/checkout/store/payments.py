@@ -106,15 +106,16 @@ async def notice(
                 for id_ in fresh
             ],
         )
-        await connection.execute(
-            sa.update(payments)
-            .where(
-                payments.c.psp_key.in_(set(fresh.values())),
-                payments.c.state == Asked.SENT.value,
-                payments.c.next_at > now + HINT,
+        for table in (payments, tables.refunds):
+            await connection.execute(
+                sa.update(table)
+                .where(
+                    table.c.psp_key.in_(set(fresh.values())),
+                    table.c.state == Asked.SENT.value,
+                    table.c.next_at > now + HINT,
+                )
+                .values(next_at=now + HINT)
             )
-            .values(next_at=now + HINT)
-        )
     return first
 
 

@@ -118,3 +118,17 @@ class AddressBookFull(Conflict):
 
     slug = "address-book-full"
     title = "There is room for 20 addresses"
+
+
+class NotConfirmed(Conflict):
+    """Only what is sold can be given back or sent: `order_status` says how far the order is."""
+
+    slug = "not-confirmed"
+    title = "The order is not confirmed"
+
+
+class NotLeft(Conflict):
+    """It is given back or sent already: `errors` says how much there is left."""
+
+    slug = "not-left"
+    title = "There is not so much left of the order"

@@ -11,9 +11,10 @@ import uuid_utils.compat as uuids
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from checkout import domain
+from checkout import after, domain
+from checkout.after import Fulfilment, Refund, RefundState, Shipment
 from checkout.domain import Asked, Op, Order, Status
-from checkout.store import tables
+from checkout.store import parcels, tables
 from checkout.totals import Breakdown
 from shop_contracts import envelope
 from shop_contracts.envelope import Event
@@ -52,6 +53,27 @@ class OrderView(Struct, frozen=True, kw_only=True):
     currency: str
     placed_at: datetime
     history: list[Moment]
+    fulfilment: Fulfilment = Fulfilment.OPEN
+    refunded_minor: int = 0
+    refunds: list[Refund] = []
+    shipments: list[Shipment] = []
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether the customer may still take it back."""
+        return self.status in {Status.PLACED, Status.RESERVED}
+
+
+class OrderLine(Struct, frozen=True, kw_only=True):
+    """An order in a list."""
+
+    order_id: UUID
+    status: Status
+    reason: CancelReason | None
+    total_minor: int
+    refunded_minor: int
+    currency: str
+    placed_at: datetime
 
 
 async def load(
@@ -115,6 +137,9 @@ async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:
         Moment(version=version, status=Status(status), cause=cause, at=at)
         for version, status, cause, at in rows
     ]
+    refunds = await parcels.refunds(connection, order_id)
+    shipments = await parcels.shipments(connection, order_id)
+    given = [one.amount_minor for one in refunds if one.state is RefundState.REFUNDED]
     return OrderView(
         order_id=order.id,
         status=order.status,
@@ -127,7 +152,35 @@ async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:
         currency=order.currency,
         placed_at=order.placed_at,
         history=history,
+        fulfilment=after.fulfilment(after.paid(order), refunds, shipments),
+        refunded_minor=sum(given),
+        refunds=refunds,
+        shipments=shipments,
     )
+
+
+async def page(
+    connection: AsyncConnection, status: Status | None, before: UUID | None, limit: int
+) -> list[OrderLine]:
+    """Orders, newest first: ids are made in the order of time."""
+    table = tables.orders.c
+    query = sa.select(tables.orders).order_by(table.id.desc()).limit(limit)
+    if status is not None:
+        query = query.where(table.status == status.value)
+    if before is not None:
+        query = query.where(table.id < before)
+    return [
+        OrderLine(
+            order_id=row.id,
+            status=Status(row.status),
+            reason=CancelReason(row.reason) if row.reason else None,
+            total_minor=row.total_minor,
+            refunded_minor=row.refunded_minor,
+            currency=row.currency,
+            placed_at=row.placed_at,
+        )
+        for row in await connection.execute(query)
+    ]
 
 
 async def seen(connection: AsyncConnection, events: Sequence[Event[Any]]) -> set[tuple[str, str]]:

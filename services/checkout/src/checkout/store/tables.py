@@ -65,6 +65,8 @@ orders = sa.Table(
     sa.Column("total_minor", sa.BigInteger, nullable=False),
     # written once, with the order; null in orders that are older than it
     sa.Column("breakdown", BreakdownJson(none_as_null=True)),
+    # given back, or on its way back
+    sa.Column("refunded_minor", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("reason", _word(*(reason.value for reason in CancelReason))),
     sa.Column("shortages", sa.JSON, nullable=False),
     sa.Column("cart_id", _KEY, nullable=False),
@@ -80,6 +82,7 @@ orders = sa.Table(
     sa.Index("ix_orders_customer_id", "customer_id", "id"),
     _one_of("status", Status),
     sa.CheckConstraint("total_minor >= 0", name="total"),
+    sa.CheckConstraint("refunded_minor BETWEEN 0 AND total_minor", name="refunded"),
     sa.CheckConstraint("(status = 'cancelled') = (reason IS NOT NULL)", name="reason"),
 )
 
@@ -135,6 +138,60 @@ payments = sa.Table(
     sa.Column("traceparent", sa.String(55)),
     _one_of("op", Op),
     _one_of("state", Asked),
+)
+
+refunds = sa.Table(
+    "refunds",
+    METADATA,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), nullable=False, index=True),
+    sa.Column("state", _word(*(state.value for state in Asked)), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("psp_key", sa.String(128), nullable=False, unique=True),
+    sa.Column("psp_ref", sa.String(500)),
+    sa.Column("amount_minor", sa.BigInteger, nullable=False),
+    # what was paid for shipping, as far as it is in the amount
+    sa.Column("shipping_minor", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("failure", sa.String(500)),
+    sa.Column("requested_at", UtcTime, nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.Column("next_at", UtcTime, index=True),
+    sa.Column("traceparent", sa.String(55)),
+    _one_of("state", Asked),
+    sa.CheckConstraint("amount_minor >= 0", name="amount"),
+)
+
+refund_lines = sa.Table(
+    "refund_lines",
+    METADATA,
+    sa.Column("refund_id", sa.Uuid, sa.ForeignKey("refunds.id"), primary_key=True),
+    sa.Column("line_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sku", SKU, nullable=False),
+    sa.Column("qty", sa.Integer, nullable=False),
+    sa.Column("restock", sa.Boolean, nullable=False),
+    sa.Column("worth_minor", sa.BigInteger, nullable=False),
+    sa.CheckConstraint(f"qty BETWEEN 1 AND {MAX_QTY}", name="qty"),
+)
+
+shipments = sa.Table(
+    "shipments",
+    METADATA,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), nullable=False, index=True),
+    sa.Column("carrier", sa.String(100), nullable=False),
+    sa.Column("tracking", sa.String(100)),
+    sa.Column("shipped_at", UtcTime, nullable=False),
+)
+
+shipment_lines = sa.Table(
+    "shipment_lines",
+    METADATA,
+    sa.Column("shipment_id", sa.Uuid, sa.ForeignKey("shipments.id"), primary_key=True),
+    sa.Column("line_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sku", SKU, nullable=False),
+    sa.Column("qty", sa.Integer, nullable=False),
+    sa.CheckConstraint(f"qty BETWEEN 1 AND {MAX_QTY}", name="qty"),
 )
 
 idempotency = sa.Table(
