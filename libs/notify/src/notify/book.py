@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 import uuid_utils.compat as uuids
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -134,11 +134,33 @@ async def put(connection: AsyncConnection, table: sa.Table, messages: Iterable[M
         await connection.execute(sa.insert(table), rows)
 
 
+async def announce(
+    connection: AsyncConnection, tables: Tables, messages: Sequence[Message]
+) -> None:
+    """Each message to each active receiver that asked for its type, in the same transaction."""
+    table = tables.webhooks.c
+    found = await connection.execute(
+        sa.select(table.id, table.types).where(table.state == "active")
+    )
+    receivers = found.all()
+    await put(
+        connection,
+        tables.deliveries,
+        [
+            structs.replace(message, webhook_id=id_)
+            for message in messages
+            for id_, types in receivers
+            if message.type in types
+        ],
+    )
+
+
 class Book:
     """Receivers and deliveries of one service's database."""
 
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
+        self._tables = tables
         self._webhooks = tables.webhooks
         self._deliveries = tables.deliveries
         self._tries = tables.tries
@@ -229,17 +251,7 @@ class Book:
         self, connection: AsyncConnection, type_: str, subject: str, body: bytes
     ) -> None:
         """A message for each active receiver that asked for its type, in the same transaction."""
-        query = sa.select(self._webhooks.c.id, self._webhooks.c.types).where(
-            self._webhooks.c.state == "active"
-        )
-        await self.add(
-            connection,
-            [
-                Message(type=type_, subject=subject, body=body, webhook_id=id_)
-                for id_, types in await connection.execute(query)
-                if type_ in types
-            ],
-        )
+        await announce(connection, self._tables, [Message(type=type_, subject=subject, body=body)])
 
     async def send(self, message: Message) -> UUID:
         """Put one message into the book by itself. Raises NoSuchWebhook, Disabled."""

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from checkout.domain import MAX_LINES, Order, Qty
+from checkout.domain import MAX_LINES, Qty
+from checkout.totals import Breakdown
 from shop_contracts.types import MAX_SAFE, Line, Sku, Text
 
 Reason: TypeAlias = Literal["returned", "damaged", "not_delivered", "goodwill"]
@@ -117,13 +118,13 @@ class Excess(Struct, frozen=True):
     left: int = 0
 
 
-def paid(order: Order) -> Paid:
+def paid(breakdown: Breakdown) -> Paid:
     """What the order was sold for."""
     return Paid(
-        qty={line.sku: line.qty for line in order.lines},
-        gross_minor={line.sku: line.unit_minor * line.qty for line in order.lines},
-        shipping_minor=0,
-        total_minor=order.total_minor,
+        qty={line.sku: line.qty for line in breakdown.lines},
+        gross_minor={line.sku: line.gross_minor for line in breakdown.lines},
+        shipping_minor=breakdown.shipping.gross_minor if breakdown.shipping else 0,
+        total_minor=breakdown.total_minor,
     )
 
 

@@ -124,6 +124,7 @@ def application(settings: Settings) -> web.Application:
         checks=[("sql", sql), ("redis", redis)],
         description="Carts, orders and their payments.",
     )
+    app[notify.api.LOOPBACK] = settings.webhooks_on_loopback
     app[pages.CART_TTL_S] = settings.cart_ttl_s
     app[visitor.SESSION_MAX_S] = settings.session_max_s
     app.on_response_prepare.append(visitor.drop_brought_cart)
@@ -222,7 +223,8 @@ ROUTES = visitor.guarded(
         *pages.ROUTES,
         *me.ROUTES,
         *account.ROUTES,
-        *notify.api.mail_routes("/mails", "orders:read"),
+        *notify.api.mail_routes("/mails", backoffice.READ),
+        *notify.api.routes("/webhooks", backoffice.WRITE),
     ]
 )
 """All that the API answers, except on every service's own paths."""

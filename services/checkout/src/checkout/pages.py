@@ -168,7 +168,7 @@ async def order(request: web.Request) -> web.Response:
     vary = {"Vary": "Accept"}
     if not prefers_html(request.headers.get(hdrs.ACCEPT, "")):
         return reply(view, headers=PRIVATE | vary)
-    return page(_order_page.render(order=view), headers=FRAMED | vary)
+    return page(_order_page.render(order=view, notice=""), headers=FRAMED | vary)
 
 
 async def cancel_order(request: web.Request) -> web.Response:

@@ -26,7 +26,7 @@ from chassis.problems import Fault, Invalid, NotFound
 from checkout import after
 from checkout.after import Excess, Paid, Refund, RefundState, RefundWanted, Shipment, ShipmentWanted
 from checkout.domain import Answer, Approved, Asked, Op, Order, Status
-from checkout.store import parcels, placing, rows, tables
+from checkout.store import hooks, parcels, placing, rows, tables
 from checkout.store.problems import IdempotencyKeyReused, NotConfirmed, NotLeft
 from shop_contracts.events.base import Fact
 from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
@@ -231,7 +231,7 @@ async def _standing(connection: AsyncConnection, order_id: UUID) -> Standing | N
         return None
     return Standing(
         order=order,
-        paid=after.paid(order),
+        paid=after.paid(await rows.breakdown_of(connection, order)),
         refunds=await parcels.refunds(connection, order_id),
         shipments=await parcels.shipments(connection, order_id),
     )
@@ -292,6 +292,7 @@ async def _moves(
     if fact is not None:
         event = rows.event(fact, version, order.id, None, telemetry.inject() or None)
         await sql.add(connection, tables.outbox, event)
+        await hooks.announce(connection, [event])
 
 
 def _refunded(at: Standing, refund: Refund, now: datetime) -> OrderRefundedV1:

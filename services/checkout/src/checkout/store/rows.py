@@ -139,6 +139,7 @@ async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:
     ]
     refunds = await parcels.refunds(connection, order_id)
     shipments = await parcels.shipments(connection, order_id)
+    breakdown = await breakdown_of(connection, order)
     given = [one.amount_minor for one in refunds if one.state is RefundState.REFUNDED]
     return OrderView(
         order_id=order.id,
@@ -148,11 +149,11 @@ async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:
         shortages=order.shortages,
         lines=order.lines,
         total_minor=order.total_minor,
-        breakdown=await breakdown_of(connection, order),
+        breakdown=breakdown,
         currency=order.currency,
         placed_at=order.placed_at,
         history=history,
-        fulfilment=after.fulfilment(after.paid(order), refunds, shipments),
+        fulfilment=after.fulfilment(after.paid(breakdown), refunds, shipments),
         refunded_minor=sum(given),
         refunds=refunds,
         shipments=shipments,
@@ -164,7 +165,7 @@ async def page(
 ) -> list[OrderLine]:
     """Orders, newest first: ids are made in the order of time."""
     table = tables.orders.c
-    query = sa.select(tables.orders).order_by(table.id.desc()).limit(limit)
+    query = sa.select(*_STATE).order_by(table.id.desc()).limit(limit)
     if status is not None:
         query = query.where(table.status == status.value)
     if before is not None:

@@ -31,7 +31,7 @@ from checkout.domain import (
     Stay,
     Timers,
 )
-from checkout.store import rows, tables
+from checkout.store import hooks, rows, tables
 from checkout.store.payments import Ask
 from checkout.store.rows import CONSUMER
 from shop_contracts.envelope import Event
@@ -103,6 +103,7 @@ class Sheet:
         await self._update(connection, _ANSWER, self._answered)
         await self._update(connection, _DROP, [{"b_order": id_} for id_ in self._dropped])
         await sql.add(connection, tables.outbox, *self._events)
+        await hooks.announce(connection, self._events)
 
     def _first_time(self, event: Event[Any]) -> bool:
         mark = (event.meta.source, str(event.meta.id))
