@@ -11,10 +11,12 @@ from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 from uuid import UUID
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
-from checkout.domain import MAX_LINES, Qty
+from checkout.domain import MAX_LINES, Order, Qty
 from checkout.totals import Breakdown
+from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
+from shop_contracts.events.checkout.order_refunded_v1 import RefundReason
 from shop_contracts.types import MAX_SAFE, Line, Sku, Text
 
 Reason: TypeAlias = Literal["returned", "damaged", "not_delivered", "goodwill"]
@@ -186,6 +188,38 @@ def shipment(
         carrier=wanted.carrier,
         tracking=wanted.tracking,
         shipped_at=now,
+    )
+
+
+def refunded(
+    order: Order, refunds: Sequence[Refund], refund: Refund, now: datetime
+) -> OrderRefundedV1:
+    """What is told of a refund that the provider has carried out, the others being `refunds`."""
+    sold = {line.sku: line for line in order.lines}
+    given = sum(one.amount_minor for one in refunds if one.state is RefundState.REFUNDED)
+    return OrderRefundedV1(
+        order_id=order.id,
+        refund_id=refund.refund_id,
+        lines=[structs.replace(sold[line.sku], qty=line.qty) for line in refund.lines],
+        restocked=[Line(sku=line.sku, qty=line.qty) for line in refund.lines if line.restock],
+        amount_minor=refund.amount_minor,
+        refunded_minor=given + refund.amount_minor,
+        currency=order.currency,
+        reason=RefundReason(refund.reason),
+        refunded_at=now,
+    )
+
+
+def shipped(order: Order, parcel: Shipment, *, complete: bool) -> OrderShippedV1:
+    """What is told of a parcel; `complete` when nothing is left to ship."""
+    return OrderShippedV1(
+        order_id=order.id,
+        shipment_id=parcel.shipment_id,
+        lines=parcel.lines,
+        carrier=parcel.carrier,
+        tracking=parcel.tracking,
+        complete=complete,
+        shipped_at=parcel.shipped_at,
     )
 
 

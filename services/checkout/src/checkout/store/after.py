@@ -29,9 +29,6 @@ from checkout.domain import Answer, Approved, Asked, Op, Order, Status
 from checkout.store import hooks, parcels, placing, rows, tables
 from checkout.store.problems import IdempotencyKeyReused, NotConfirmed, NotLeft
 from shop_contracts.events.base import Fact
-from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
-from shop_contracts.events.checkout.order_refunded_v1 import RefundReason
-from shop_contracts.types import Line
 
 log = logging.getLogger(__name__)
 _failed = metrics.get_meter(__name__).create_counter(
@@ -110,15 +107,8 @@ class After:
             if isinstance(parcel, list):
                 raise _refused(parcel)
             await parcels.add_shipment(connection, at.order.id, parcel)
-            fact = OrderShippedV1(
-                order_id=at.order.id,
-                shipment_id=parcel.shipment_id,
-                lines=parcel.lines,
-                carrier=parcel.carrier,
-                tracking=parcel.tracking,
-                complete=after.complete(at.paid, at.refunds, [*at.shipments, parcel]),
-                shipped_at=now,
-            )
+            whole = after.complete(at.paid, at.refunds, [*at.shipments, parcel])
+            fact = after.shipped(at.order, parcel, complete=whole)
             await _moves(connection, at.order, fact.KEY, now, 0, fact)
             return parcel
 
@@ -262,7 +252,7 @@ async def _ends(connection: AsyncConnection, ask: RefundAsk, answer: Answer, now
     if failed:
         await _moves(connection, at.order, "refund refused", now, -refund.amount_minor)
     else:
-        fact = _refunded(at, refund, now)
+        fact = after.refunded(at.order, at.refunds, refund, now)
         await _moves(connection, at.order, fact.KEY, now, 0, fact)
     return failed
 
@@ -293,22 +283,6 @@ async def _moves(
         event = rows.event(fact, version, order.id, None, telemetry.inject() or None)
         await sql.add(connection, tables.outbox, event)
         await hooks.announce(connection, [event])
-
-
-def _refunded(at: Standing, refund: Refund, now: datetime) -> OrderRefundedV1:
-    sold = {line.sku: line for line in at.order.lines}
-    given = sum(one.amount_minor for one in at.refunds if one.state is RefundState.REFUNDED)
-    return OrderRefundedV1(
-        order_id=at.order.id,
-        refund_id=refund.refund_id,
-        lines=[structs.replace(sold[line.sku], qty=line.qty) for line in refund.lines],
-        restocked=[Line(sku=line.sku, qty=line.qty) for line in refund.lines if line.restock],
-        amount_minor=refund.amount_minor,
-        refunded_minor=given + refund.amount_minor,
-        currency=at.order.currency,
-        reason=RefundReason(refund.reason),
-        refunded_at=now,
-    )
 
 
 def _refused(wrong: list[Excess]) -> Invalid | NotLeft:
