@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from msgspec import Struct
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.connected
 
 PROGRAM = Path(__file__).parent / "programs" / "ledger.py"
 STORES = ["redis", "sqlite", "mariadb", "elasticsearch"]
+STARTS_WITHIN = 60
 DIES_WITHIN = 60
 QUIET_WITHIN = 60
 QUEUE = "search.stock"
@@ -66,39 +68,64 @@ class Found(Struct, frozen=True):
 class Rig:
     """One ledger and its processes."""
 
-    def __init__(self, store: str, env: dict[str, str], program: ModuleType) -> None:
-        self.store = store
+    def __init__(
+        self, env: dict[str, str], program: ModuleType, nursery: asyncio.subprocess.Process
+    ) -> None:
         self.env = env
         self.acks = Path(env["LEDGER_ACKS"])
-        self.ledger = program.open_ledger(store, env)
-        self.running: dict[str, asyncio.subprocess.Process] = {}
+        self.ledger = program.open_ledger(env["LEDGER_STORE"], env)
+        self.running: dict[str, int] = {}
         self.deaths: dict[str, int] = {}
+        self._program = program
+        self._nursery = nursery
+        self._starting = asyncio.Lock()
+        self._born: asyncio.Queue[int] = asyncio.Queue()
+        self._codes: dict[int, asyncio.Future[int]] = {}
 
-    async def start(self, role: str, failpoint: str = "", **env: str) -> None:
-        log = (self.acks.parent / f"{role}.log").open("ab")
-        self.running[role] = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(PROGRAM), self.store, role),
-            env={**os.environ, **self.env, **env, "FAILPOINT": failpoint},
-            stdout=log,
-            stderr=log,
+    async def hear(self) -> None:
+        """Take note of births and deaths, for as long as the nursery lives."""
+        assert self._nursery.stdout is not None
+        async for line in self._nursery.stdout:
+            told = msgspec.json.decode(line, type=self._program.Born | self._program.Died)
+            if isinstance(told, self._program.Born):
+                self._codes[told.pid] = asyncio.get_running_loop().create_future()
+                self._born.put_nowait(told.pid)
+            else:
+                self._codes[told.pid].set_result(told.code)
+
+    async def start(self, name: str, failpoint: str = "", **env: str) -> None:
+        """Start a process; of `consumer 2` the role is `consumer`."""
+        assert self._nursery.stdin is not None
+        role = name.split(maxsplit=1)[0]
+        task = self._program.Task(
+            role, {**self.env, **env, "FAILPOINT": failpoint}, str(self._log(role))
         )
-        log.close()
+        async with self._starting, asyncio.timeout(STARTS_WITHIN):
+            self._nursery.stdin.write(msgspec.json.encode(task) + b"\n")
+            self.running[name] = await self._born.get()
 
-    async def died(self, role: str, failpoint: str) -> None:
+    async def ended(self, name: str) -> int:
+        """Its exit code; negative is the signal that ended it."""
+        return await asyncio.shield(self._codes[self.running[name]])
+
+    async def died(self, name: str, failpoint: str) -> None:
         """Return when the failpoint has done its work."""
         async with asyncio.timeout(DIES_WITHIN):
-            code = await self.running[role].wait()
-        assert -signal.SIGKILL == code, f"{role} did not die at {failpoint}\n{self.log(role)}"
+            code = await self.ended(name)
+        assert -signal.SIGKILL == code, f"{name} did not die at {failpoint}\n{self.log(name)}"
         self.deaths[failpoint] = self.deaths.get(failpoint, 0) + 1
 
-    async def kill(self, role: str) -> None:
-        process = self.running.pop(role)
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    async def kill(self, name: str) -> None:
+        if not self._codes[self.running[name]].done():
+            os.kill(self.running[name], signal.SIGKILL)
+        await self.ended(name)
+        del self.running[name]
 
-    def log(self, role: str) -> str:
-        return (self.acks.parent / f"{role}.log").read_text()[-3_000:]
+    def _log(self, role: str) -> Path:
+        return self.acks.parent / f"{role}.log"
+
+    def log(self, name: str) -> str:
+        return self._log(name.split(maxsplit=1)[0]).read_text()[-3_000:]
 
     def acked(self) -> int:
         return self.acks.read_bytes().count(b"\n") if self.acks.exists() else 0
@@ -107,14 +134,22 @@ class Rig:
         """The writer stops; wait until the consumer has all that was committed, or gets no more."""
         await self.kill("writer")
         levels = await self.ledger.levels()
+        left = {"": 1}
+        while left:
+            # what is far behind may take as long as it comes nearer
+            before = left
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_WITHIN):
+                    while left == before:
+                        await asyncio.sleep(0.2)
+                        effects = await self.ledger.effects()
+                        times = {sku: effect.times for sku, effect in effects.items()}
+                        left = {sku: n for sku, n in levels.items() if n > times.get(sku, 0)}
+                        left = {sku: n - times.get(sku, 0) for sku, n in left.items()}
+            if left == before:
+                break
         with suppress(TimeoutError):
             async with asyncio.timeout(QUIET_WITHIN):
-                while any(
-                    level > (effects[sku].times if sku in effects else 0)
-                    for effects in [await self.ledger.effects()]
-                    for sku, level in levels.items()
-                ):
-                    await asyncio.sleep(0.2)
                 while (await self.ledger.outbox.waiting())[0]:
                     await asyncio.sleep(0.1)
         # what is repeated even now must not count
@@ -170,6 +205,7 @@ async def rig(
         await _execute(url, f"CREATE DATABASE {mine}")
         url = sa.make_url(url).set(database=mine).render_as_string(hide_password=False)
     settings = {
+        "LEDGER_STORE": store,
         "BROKER_URL": broker_url,
         "SHOP_PROFILE": "test",
         "LEDGER_URL": url,
@@ -181,13 +217,22 @@ async def rig(
         "LEDGER_CONSUMER": "batches",
     }
     await _purge(broker_url)
-    found = Rig(store, settings | env, program)
-    await found.ledger.prepare()
+    nursery = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(PROGRAM), store),
+        env={**os.environ, "SHOP_PROFILE": "test"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    found = Rig(settings | env, program, nursery)
+    hearing = asyncio.create_task(found.hear())
     try:
+        await found.ledger.prepare()
         yield found
     finally:
-        for role in list(found.running):
-            await found.kill(role)
+        assert nursery.stdin is not None
+        nursery.stdin.close()
+        await nursery.wait()
+        await hearing
         if store == "redis":
             await found.ledger.prepare()
         await found.ledger.close()
@@ -271,7 +316,7 @@ async def test_killed_again_and_again_over_100_000_events_nothing_is_lost_or_don
     seed = int(os.environ.get("CRASH_SEED", random.randrange(2**31)))
     wanted = int(os.environ.get("CRASH_EVENTS", "100000"))
     choose = random.Random(seed)
-    env = {"LEDGER_PAUSE": "0", "LEDGER_BATCH": "100", "LEDGER_SUBJECTS": "400"}
+    env = {"LEDGER_PAUSE": "0.1", "LEDGER_BATCH": "100", "LEDGER_SUBJECTS": "400"}
     async with rig(store, stack, broker_url, tmp_path, program, **env) as ledger:
 
         async def goes_down(role: str, own: list[str]) -> None:
@@ -282,14 +327,12 @@ async def test_killed_again_and_again_over_100_000_events_nothing_is_lost_or_don
                 point = ahead.pop()
                 passes = 1 if "leased" in point else choose.randint(2, 40)
                 await ledger.start(role, point and f"{point}:kill:{passes}")
-                process = ledger.running[role]
                 try:
                     async with asyncio.timeout(choose.uniform(2, 12)):
-                        await process.wait()
+                        await ledger.ended(role)
                 except TimeoutError:
                     point = f"{role} anywhere"
-                    process.kill()
-                    await process.wait()
+                    await ledger.kill(role)
                 ledger.deaths[point] = ledger.deaths.get(point, 0) + 1
             await ledger.start(role)
 

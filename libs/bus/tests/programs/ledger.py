@@ -1,4 +1,4 @@
-"""A service as small as can be, once per store: `ledger.py STORE ROLE`, to be killed by tests.
+"""A service as small as can be, once per store, to be killed by tests: `ledger.py STORE`.
 
 The writer raises levels by one, each with its event in one atomic step, and notes what was
 committed in the file ACKS. The relay and the consumer are those of `bus`. The consumer counts the
@@ -8,11 +8,16 @@ losses, repetitions and order is left in its store.
 
 import asyncio
 import os
+import select
+import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from importlib import reload
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
+import msgspec
 import sqlalchemy as sa
 import uvloop
 from elasticsearch import AsyncElasticsearch
@@ -401,17 +406,90 @@ async def follow(ledger: Ledger) -> None:
     await consume(url, CONSUMER, OWNER, {StockChangedV1: one}, ledger, partitions=count)
 
 
-ROLES: dict[str, Callable[[Ledger], Awaitable[None]]] = {
+ROLES: dict[str, Callable[[Ledger], Coroutine[Any, Any, None]]] = {
     "writer": write,
     "relay": forward,
     "consumer": follow,
 }
 
 
-async def main(store: str, role: str) -> None:
-    await ROLES[role](open_ledger(store, os.environ))
+class Task(Struct, frozen=True):
+    """One process to start: what it does, with which environment, and where it writes."""
+
+    role: str
+    env: dict[str, str]
+    log: str
+
+
+class Born(Struct, frozen=True, tag=True):
+    """A process runs."""
+
+    pid: int
+
+
+class Died(Struct, frozen=True, tag=True):
+    """A process is over; a negative code is the signal that ended it."""
+
+    pid: int
+    code: int
+
+
+def nursery(store: str) -> None:
+    """Start a process for each line, a `Task`, and tell its birth and its death in lines.
+
+    Forks, so that what costs seconds, the imports, is done once. Ends with its input, and with it
+    all that it started.
+    """
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    children: dict[int, int] = {}
+    rest = b""
+    while True:
+        for fd, _ in poll.poll():
+            if fd in children:
+                pid = children.pop(fd)
+                poll.unregister(fd)
+                os.close(fd)
+                _tell(Died(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+                continue
+            data = os.read(0, 65_536)
+            if not data:
+                for pid in children.values():
+                    os.kill(pid, signal.SIGKILL)
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                pid = _begin(store, msgspec.json.decode(line, type=Task))
+                death = os.pidfd_open(pid)
+                children[death] = pid
+                poll.register(death, select.POLLIN)
+                _tell(Born(pid))
+
+
+def _tell(what: Born | Died) -> None:
+    os.write(1, msgspec.json.encode(what) + b"\n")
+
+
+def _begin(store: str, task: Task) -> int:
+    if pid := os.fork():
+        return pid
+    log = os.open(task.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for fd, to in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(fd, to)
+    os.environ |= task.env
+    # it was read when the module was
+    reload(failpoints)
+    code = 1
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(ROLES[task.role](open_ledger(store, os.environ)))
+    except BaseException:  # noqa: BLE001 - told in the log; this process ends here
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(*sys.argv[1:]))
+    nursery(*sys.argv[1:])
