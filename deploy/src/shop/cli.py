@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,16 @@ events_app = typer.Typer(no_args_is_help=True, help="Look at the events on the b
 app.add_typer(events_app, name="events")
 parked_app = typer.Typer(no_args_is_help=True, help="Messages that no consumer could work.")
 app.add_typer(parked_app, name="parked")
+
+
+class Bench(StrEnum):
+    """What can be measured."""
+
+    HTTP = "http"
+    EVENTS = "events"
+
+
+BENCHES = {Bench.HTTP: "http_paths.py", Bench.EVENTS: "events.py"}
 
 ProfileName = Annotated[str, typer.Option("--profile", help="Which stack: shop, test or try.")]
 
@@ -179,16 +190,19 @@ def run_tests(
     raise typer.Exit(testing.run(choice, console))
 
 
-@app.command(epilog="Example: [bold]./shop bench --rounds 5[/bold]")
+@app.command(epilog="Example: [bold]./shop bench events --rounds 5[/bold]")
 def bench(
+    what: Annotated[Bench, typer.Argument(help="What to measure.")] = Bench.HTTP,
     rounds: Annotated[int, typer.Option(min=1, help="How often each candidate runs.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="How long each run takes.")] = 5,
+    seconds: Annotated[int, typer.Option(min=1, help="How long each run of http takes.")] = 5,
 ) -> None:
-    """Measure the HTTP paths beside their peers, on a stack of its own; prints the ratios."""
-    setup.install(Stack.open("bench", mariadb=False), console, bench=True)
-    command = [sys.executable, str(ROOT / "bench" / "http_paths.py")]
-    numbers = [f"--rounds={rounds}", f"--seconds={seconds}"]
-    raise typer.Exit(subprocess.run([*command, *numbers], cwd=ROOT, check=False).returncode)
+    """Measure HTTP paths or events beside their peers, on a stack of its own; prints the ratios."""
+    setup.install(Stack.open("bench", mariadb=what is Bench.EVENTS), console, bench=True)
+    numbers = [f"--rounds={rounds}"]
+    if what is Bench.HTTP:
+        numbers.append(f"--seconds={seconds}")
+    command = [sys.executable, str(ROOT / "bench" / BENCHES[what]), *numbers]
+    raise typer.Exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
 
 
 @app.command("verify", epilog="Example: [bold]./shop verify --within 60[/bold]")

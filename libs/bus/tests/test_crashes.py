@@ -25,6 +25,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from bus.broker import connected
+from bus.topology import apply
 from shop_contracts import topology
 
 pytestmark = pytest.mark.connected
@@ -154,6 +155,19 @@ class Rig:
                     await asyncio.sleep(0.1)
         # what is repeated even now must not count
         await asyncio.sleep(1)
+
+    async def progress(self) -> None:
+        """Return when every subject has gone on."""
+        before = await self.ledger.levels()
+        async with asyncio.timeout(QUIET_WITHIN):
+            while True:
+                effects = await self.ledger.effects()
+                if before and all(
+                    sku in effects and effects[sku].times > level for sku, level in before.items()
+                ):
+                    return
+                before = before or await self.ledger.levels()
+                await asyncio.sleep(0.1)
 
     async def check(self) -> Found:
         """Compare what was promised with both stores."""
@@ -306,6 +320,30 @@ async def test_killed_around_a_retry_nothing_is_lost_and_nothing_done_twice(
 
     # what waits is overtaken by what follows, so the order is not that of the outbox here
     assert (0, 0, 0) == (found.lost, found.duplicated, found.invented)
+
+
+@pytest.mark.parametrize("consumer", ["batches", pytest.param("one", marks=pytest.mark.long)])
+async def test_a_partition_whose_consumer_is_killed_goes_on_in_order_at_another(
+    consumer: str, stack: Any, new_broker_url: str, tmp_path: Path, program: ModuleType
+) -> None:
+    count = 3
+    await apply(new_broker_url, partitions={"search": count})
+    env = {"LEDGER_CONSUMER": consumer, "LEDGER_PARTITIONS": str(count), "LEDGER_SUBJECTS": "40"}
+    async with rig("redis", stack, new_broker_url, tmp_path, program, **env) as ledger:
+        for name in ("writer", "relay", "consumer 1"):
+            await ledger.start(name)
+        for dies, stays in (("consumer 1", "consumer 2"), ("consumer 2", "consumer 1")):
+            await ledger.start(stays)
+            await ledger.progress()
+            await ledger.kill(dies)
+            # nobody else is left to do it
+            await ledger.progress()
+        await ledger.quiet()
+        found = await ledger.check()
+        print(f"{consumer}: {found}, 2 kills")  # noqa: T201 - the proof
+
+    assert found.acked > 0
+    assert Found(found.acked, 0, 0, 0, 0) == found
 
 
 @pytest.mark.long
