@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from checkout.domain import plain
-from shop.verify import Books, Hold, Money, Order, Units, breaches
+from shop.verify import Books, Coupon, Hold, Money, Order, Units, breaches
 from shop_contracts.types import PricedLine
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -79,6 +79,13 @@ def told(id_: str, *keys: str) -> Callable[[Books], None]:
 
 
 PLANTED: dict[str, Callable[[Books], None]] = {
+    "it uses the coupon TEN": lambda found: found.uses.update({GONE: "TEN"}),
+    "it uses the coupon None": order(SOLD, breakdown=structs.replace(AGREED, coupon="TEN")),
+    "used 1 times, by 0 orders": lambda found: found.coupons.update({"TEN": Coupon(1, None)}),
+    "used 1 times, 0 allowed": lambda found: (
+        found.coupons.update({"TEN": Coupon(1, 0)}),
+        found.uses.update({SOLD: "TEN"}),
+    )[0],
     "its parts are": order(SOLD, breakdown=structs.replace(AGREED, total_minor=501)),
     "to pay": order(GONE, total_minor=499),
     "not those of its lines": order(GONE, lines={"LAMP": 1}),

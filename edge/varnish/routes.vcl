@@ -49,7 +49,7 @@ sub route_api {
             set req.backend_hint = catalog;
         } elsif (req.url ~ "^/api/(search|suggest)($|[/?])") {
             set req.backend_hint = search;
-        } elsif (req.url ~ "^/api/(carts|orders|payments|me|webhooks)($|[/?])") {
+        } elsif (req.url ~ "^/api/(carts|coupons|orders|payments|me|webhooks)($|[/?])") {
             set req.backend_hint = checkout;
         } else {
             return (synth(404));

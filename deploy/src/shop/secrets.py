@@ -11,7 +11,10 @@ import msgspec
 from shop.account import give
 from shop.profiles import Profile
 
-SCOPES = ["catalog:write", "stock:write", "reservations:write", "orders:read", "orders:write"]
+SCOPES = [
+    *("catalog:write", "stock:write", "reservations:write"),
+    *("orders:read", "orders:write", "coupons:write"),
+]
 API_KEY_ID = "admin"
 
 

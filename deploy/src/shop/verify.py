@@ -75,9 +75,18 @@ class Money(Struct, frozen=True):
         return self.reference.partition(":")[0]
 
 
-class Books(Struct, kw_only=True):
-    """Everything that must agree."""
+class Coupon(Struct, frozen=True):
+    """How often a coupon counts itself used, and how often it may be."""
 
+    used: int
+    limit: int | None
+
+
+class Books(Struct, kw_only=True):
+    """Everything that must agree. `uses` says which order uses which coupon."""
+
+    coupons: dict[str, Coupon] = {}
+    uses: dict[str, str] = {}
     orders: dict[str, Order] = {}
     units: dict[str, Units] = {}
     moved: dict[str, Units] = {}
@@ -97,6 +106,7 @@ def breaches(books: Books) -> list[str]:
         *_histories(books),
         *_ends(books),
         *_sums(books),
+        *_coupons(books),
         *_money(books),
         *_events(books),
         *(f"{name} still holds {count}" for name, count in books.waiting.items() if count),
@@ -167,6 +177,21 @@ def _sums(books: Books) -> Iterator[str]:
             yield f"order {id_}: {order.total_minor} to pay, its parts are {found.total_minor}"
         if {line.sku: line.qty for line in found.lines} != order.lines:
             yield f"order {id_}: its amounts are not those of its lines"
+
+
+def _coupons(books: Books) -> Iterator[str]:
+    """Each order that lives uses the coupon that it got its discount for, and no other does."""
+    for id_, order in books.orders.items():
+        got = order.breakdown.coupon if order.breakdown else None
+        wanted = None if order.status == "cancelled" else got
+        if books.uses.get(id_) != wanted:
+            yield f"order {id_}: it uses the coupon {books.uses.get(id_)}, not {wanted}"
+    times = Counter(books.uses.values())
+    for code, coupon in books.coupons.items():
+        if coupon.used != times[code]:
+            yield f"coupon {code}: used {coupon.used} times, by {times[code]} orders"
+        if coupon.limit is not None and times[code] > coupon.limit:
+            yield f"coupon {code}: used {times[code]} times, {coupon.limit} allowed"
 
 
 def _money(books: Books) -> Iterator[str]:
@@ -280,6 +305,17 @@ async def _read_orders(books: Books, url: str) -> None:
                     payments=payments[row.id],
                     placed_at=row.placed_at,
                 )
+            books.uses = {
+                str(row.order_id): row.code
+                for row in await connection.execute(sa.select(tables.coupon_uses))
+            }
+            code = tables.coupons.c
+            books.coupons = {
+                row.code: Coupon(row.used, row.limit_total)
+                for row in await connection.execute(
+                    sa.select(code.code, code.used, code.limit_total)
+                )
+            }
             count = sa.select(sa.func.count()).select_from(tables.outbox)
             books.waiting["checkout's outbox"] = await connection.scalar(count) or 0
     finally:

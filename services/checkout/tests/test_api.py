@@ -77,6 +77,7 @@ async def test_a_cart_shows_names_prices_and_its_total(client: Client) -> None:
                 "total_minor": 2_500,
             }
         ],
+        "coupon": None,
         "total_minor": 2_500,
     } == view
 

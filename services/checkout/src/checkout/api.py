@@ -2,11 +2,12 @@
 
 import re
 import time
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from chassis.http import delete, get, post, put, query, read, reply
 from chassis.problems import (
@@ -27,6 +28,7 @@ from checkout.store.problems import (
     AlreadyOrdered,
     BadSignature,
     CartFull,
+    CouponRefused,
     EmptyCart,
     IdempotencyKeyRequired,
     IdempotencyKeyReused,
@@ -34,6 +36,8 @@ from checkout.store.problems import (
     NotDelivered,
     PriceChanged,
     QueueFull,
+    TooManyTries,
+    UnknownCoupon,
     UnknownPrice,
 )
 from checkout.store.rows import OrderView
@@ -60,6 +64,12 @@ class LineBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many units of the line's SKU the cart is to hold."""
 
     qty: Qty
+
+
+class CouponBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The code of a coupon; small letters do."""
+
+    code: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class Destination(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +114,19 @@ async def delete_line(request: web.Request) -> web.Response:
     """Take one line out."""
     checkout = request.app[CHECKOUT]
     return _cart(await checkout.remove_line(cart_id(request), _sku(request), _version(request)))
+
+
+async def put_coupon(request: web.Request) -> web.Response:
+    """Let the cart have a coupon; the one before is out of it."""
+    code = (await read(request, CouponBody)).code
+    checkout, who = request.app[CHECKOUT], visitor.address_of(request)
+    view = await checkout.use_coupon(cart_id(request), code, _version(request), who)
+    return _cart(view)
+
+
+async def delete_coupon(request: web.Request) -> web.Response:
+    """Let the cart have no coupon."""
+    return _cart(await request.app[CHECKOUT].drop_coupon(cart_id(request), _version(request)))
 
 
 async def delete_cart(request: web.Request) -> web.Response:
@@ -284,6 +307,25 @@ ROUTES = [
         headers=_IF_MATCH,
         sends=_ETAG_SENT,
     ),
+    put(
+        "/carts/{cart}/coupon",
+        put_coupon,
+        summary="Let the cart have a coupon",
+        body=CouponBody,
+        reply=CartView,
+        problems=(*_CHANGE_PROBLEMS, UnknownCoupon, CouponRefused, TooManyTries),
+        headers=_IF_MATCH,
+        sends=_ETAG_SENT,
+    ),
+    delete(
+        "/carts/{cart}/coupon",
+        delete_coupon,
+        summary="Let the cart have no coupon",
+        reply=CartView,
+        problems=_CHANGE_PROBLEMS,
+        headers=_IF_MATCH,
+        sends=_ETAG_SENT,
+    ),
     delete(
         "/carts/{cart}",
         delete_cart,
@@ -306,6 +348,7 @@ ROUTES = [
             EmptyCart,
             UnknownPrice,
             NotDelivered,
+            CouponRefused,
             PriceChanged,
             AlreadyOrdered,
             QueueFull,

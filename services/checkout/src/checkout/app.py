@@ -17,7 +17,7 @@ from chassis import http, telemetry
 from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
-from checkout import account, backoffice, me, pages, rules, visitor
+from checkout import account, backoffice, campaigns, me, pages, rules, visitor
 from checkout import api as api_
 from checkout import worker as worker_
 from checkout.domain import Timers
@@ -29,6 +29,7 @@ from checkout.store.account import Account
 from checkout.store.after import After
 from checkout.store.carts import Carts
 from checkout.store.checkout import Checkout
+from checkout.store.coupons import Coupons
 from checkout.store.customers import Customers
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
@@ -100,17 +101,20 @@ def application(settings: Settings) -> web.Application:
     async def stores(app: web.Application) -> AsyncIterator[None]:
         async with database(settings.database_url) as sql, carts(settings) as redis:
             app[DATABASE], app[CARTS] = sql, redis
+            app[campaigns.COUPONS] = Coupons(sql)
             app[notify.api.BOOK] = Book(sql, tables.notices)
             orders = app[backoffice.ORDERS] = Orders(sql, timers(settings))
             app[backoffice.AFTER] = After(sql)
             checkout = Checkout(
                 redis,
                 Projections(sql),
+                app[campaigns.COUPONS],
+                Limits(redis.redis, settings.key_prefix, LIMIT_SECONDS),
                 orders,
                 Watch(sql),
-                settings.currency,
-                rules.parse(settings.rules),
-                settings.queue_limit,
+                currency=settings.currency,
+                rules=rules.parse(settings.rules),
+                queue_limit=settings.queue_limit,
             )
             for key in (api_.CHECKOUT, pages.CHECKOUT, me.CHECKOUT, account.CHECKOUT):
                 app[key] = checkout
@@ -220,6 +224,7 @@ ROUTES = visitor.guarded(
     [
         *api_.ROUTES,
         *backoffice.ROUTES,
+        *campaigns.ROUTES,
         *pages.ROUTES,
         *me.ROUTES,
         *account.ROUTES,

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from checkout.coupons import CartCoupon
 from checkout.rules import Country, Rules, Word
 from checkout.totals import (
     Breakdown,
@@ -59,6 +60,7 @@ class Cart(Struct, frozen=True, kw_only=True):
     id: str
     version: int
     lines: dict[str, int]
+    coupon: str | None = None
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -102,6 +104,7 @@ class Quote(Struct, frozen=True, kw_only=True):
     breakdown: Breakdown | None
     methods: list[ShippingOffer] = []
     deliverable: bool = True
+    coupon: CartCoupon | None = None
 
     @property
     def total_minor(self) -> int | None:
@@ -132,11 +135,13 @@ def quote(
     preferred: str,
     rules: Rules = NO_RULES,
     delivery: Delivery = ANYWHERE,
+    coupon: CartCoupon | None = None,
     discount: Discount | None = None,
 ) -> Quote:
     """What the lines cost in `currency`, or else in one currency that has a price for them all.
 
-    Of several such currencies `preferred` wins, then the first by name.
+    Of several such currencies `preferred` wins, then the first by name. `discount` is what the
+    cart's coupon takes off.
     """
     country, method = delivery.country or rules.country, delivery.shipping_method
     chosen = currency or _common_currency([offers.get(sku, Offer()) for sku in lines], preferred)
@@ -158,6 +163,7 @@ def quote(
         breakdown=found if whole else None,
         deliverable=not items
         or (rules.serves(country) and (not rules.shipping or found.shipping is not None)),
+        coupon=coupon,
         methods=shipping_offers(items, rules, currency=chosen, country=country),
     )
 

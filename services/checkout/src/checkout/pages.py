@@ -16,8 +16,9 @@ from msgspec import Meta, Struct, structs
 
 from chassis.http import get, page, post, reply
 from chassis.pages import templates
-from chassis.problems import Invalid, NotFound, Unavailable
+from chassis.problems import Invalid, NotFound, Problem, Unavailable
 from checkout import visitor
+from checkout.coupons import Why
 from checkout.domain import ANYWHERE, MAX_QTY, Delivery, Purchase, Qty
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
 from checkout.store.carts import Merge, own
@@ -25,9 +26,12 @@ from checkout.store.checkout import CartView, Checkout
 from checkout.store.problems import (
     AlreadyOrdered,
     CartFull,
+    CouponRefused,
     EmptyCart,
     NotCancellable,
     PriceChanged,
+    TooManyTries,
+    UnknownCoupon,
     UnknownPrice,
 )
 from checkout.store.rows import OrderView
@@ -42,6 +46,16 @@ PAYMENTS = {
     "tok_slow": "Test card that takes its time",
 }
 
+BECAUSE = {
+    Why.UNKNOWN: "There is no such coupon any more.",
+    Why.DISABLED: "The coupon is no longer valid.",
+    Why.NOT_YET: "The coupon is not valid yet.",
+    Why.EXPIRED: "The coupon has expired.",
+    Why.USED_UP: "The coupon has been used up.",
+    Why.USED_BY_CUSTOMER: "You have used this coupon already. Take it out of the cart to go on.",
+    Why.BELOW_MINIMUM: "The coupon is for a larger purchase.",
+    Why.OTHER_CURRENCY: "The coupon is for another currency.",
+}
 ENGLISH = Locale("en")
 
 _pages = templates("checkout")
@@ -62,6 +76,12 @@ class QtyForm(Struct, frozen=True, kw_only=True):
     """The units that a line is to have."""
 
     qty: Qty
+
+
+class CouponForm(Struct, frozen=True, kw_only=True):
+    """The code of a coupon."""
+
+    code: Annotated[str, Meta(max_length=64)]
 
 
 class CheckoutForm(Struct, frozen=True, kw_only=True):
@@ -128,6 +148,24 @@ async def remove_line(request: web.Request) -> web.Response:
     return go("/cart")
 
 
+async def use_coupon(request: web.Request) -> web.Response:
+    """Let the cart have a coupon."""
+    code = (await read_form(request, CouponForm)).code
+    who = visitor.address_of(request)
+    try:
+        await request.app[CHECKOUT].use_coupon(await _known_cart(request), code, None, who)
+    except (UnknownCoupon, CouponRefused, TooManyTries) as refused:
+        return _show_cart(await _cart(request), _sentence(refused), refused.status)
+    return go("/cart")
+
+
+async def drop_coupon(request: web.Request) -> web.Response:
+    """Let the cart have no coupon."""
+    await read_form(request, Struct)
+    await request.app[CHECKOUT].drop_coupon(await _known_cart(request), None)
+    return go("/cart")
+
+
 async def checkout(request: web.Request) -> web.Response:
     """The form that orders the cart; back to the cart while it cannot be ordered."""
     delivery = _delivery(request.query)
@@ -156,7 +194,7 @@ async def order_cart(request: web.Request) -> web.Response:
         return await checkout(request)
     except (EmptyCart, UnknownPrice, NotFound):
         return go("/cart")
-    except (PriceChanged, Invalid) as refused:
+    except (PriceChanged, CouponRefused, Invalid) as refused:
         view = await request.app[CHECKOUT].cart(await _known_cart(request), form.delivery)
         return await _show_checkout(request, view, form.delivery, form, refused)
     return go(f"/orders/{accepted.order_id}")
@@ -202,7 +240,7 @@ async def _cart(request: web.Request, delivery: Delivery = ANYWHERE) -> CartView
 
 
 def _show_cart(view: CartView | None, notice: str = "", status: int = 200) -> web.Response:
-    html = _cart_page.render(cart=view, notice=notice, max_qty=MAX_QTY)
+    html = _cart_page.render(cart=view, notice=notice, because=BECAUSE, max_qty=MAX_QTY)
     return page(html, status=status, headers=FRAMED)
 
 
@@ -211,7 +249,7 @@ async def _show_checkout(
     view: CartView,
     delivery: Delivery,
     form: CheckoutForm | None = None,
-    refused: PriceChanged | Invalid | None = None,
+    refused: Problem | None = None,
 ) -> web.Response:
     html = _checkout_page.render(
         cart=view,
@@ -226,9 +264,15 @@ async def _show_checkout(
         email=form.email if form else "",
         name=form.name if form else "",
         payments=PAYMENTS,
-        notice=refused.title if refused else "",
+        notice=_sentence(refused) if refused else "",
     )
     return page(html, status=refused.status if refused else 200, headers=FRAMED)
+
+
+def _sentence(refused: Problem) -> str:
+    """What a shopper is told of a refusal."""
+    why = refused.extensions.get("reason")
+    return BECAUSE[why] if isinstance(why, Why) else refused.title
 
 
 def _country_name(code: str) -> str:
@@ -327,6 +371,24 @@ ROUTES = [
         "/cart/lines/{sku}/remove",
         remove_line,
         summary="Take a line out (form)",
+        status=303,
+        media="text/html",
+        max_body=MAX_FORM,
+        problems=FORM_PROBLEMS,
+    ),
+    post(
+        "/cart/coupon",
+        use_coupon,
+        summary="Let the cart have a coupon (form)",
+        status=303,
+        media="text/html",
+        max_body=MAX_FORM,
+        problems=FORM_PROBLEMS,
+    ),
+    post(
+        "/cart/coupon/remove",
+        drop_coupon,
+        summary="Let the cart have no coupon (form)",
         status=303,
         media="text/html",
         max_body=MAX_FORM,

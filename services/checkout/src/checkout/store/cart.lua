@@ -1,12 +1,13 @@
 #!lua
 -- Change one line of a cart together with its version, or drop the cart, or do nothing.
--- KEYS: 1 cart (hash: v = version, s = the order last taken out, =<sku> = quantity)
+-- KEYS: 1 cart (hash: v = version, s = the order last taken out, =<sku> = quantity)  2 its coupon
 -- ARGV: 1 put|add|remove|drop  2 expected version or ''  3 sku  4 qty  5 ttl s  6 lines  7 qty at most
 --       8 1 if the cart's id comes back: then its version and its last order outlive its lines
 local version = redis.call('HGET', KEYS[1], 'v')
 if not version then return {'missing'} end
 if ARGV[2] ~= '' and ARGV[2] ~= version then return {'stale'} end
 if ARGV[1] == 'drop' then
+  redis.call('DEL', KEYS[2])
   if ARGV[8] ~= '1' then
     redis.call('DEL', KEYS[1])
     return {'ok'}
@@ -30,4 +31,4 @@ end
 if after == 0 then redis.call('HDEL', KEYS[1], line) else redis.call('HSET', KEYS[1], line, after) end
 if after ~= before then redis.call('HINCRBY', KEYS[1], 'v', 1) end
 redis.call('EXPIRE', KEYS[1], ARGV[5])
-return {'ok', unpack(redis.call('HGETALL', KEYS[1]))}
+return {'ok', redis.call('GET', KEYS[2]) or '', unpack(redis.call('HGETALL', KEYS[1]))}

@@ -53,6 +53,7 @@ class Carts:
         self._prefix = prefix
         self._ttl_s = ttl_s
         self._change = redis.register_script((HERE / "cart.lua").read_text())
+        self._use_coupon = redis.register_script((HERE / "coupon.lua").read_text())
         self._settle = redis.register_script((HERE / "settle.lua").read_text())
         self._merge = redis.register_script((HERE / "merge.lua").read_text())
 
@@ -70,10 +71,25 @@ class Carts:
     async def get(self, id_: str) -> Cart:
         """The cart. Raises NotFound."""
         with _reachable():
-            fields = await self.redis.hgetall(self._key(id_))
+            async with self.redis.pipeline(transaction=False) as pipe:
+                _ = pipe.hgetall(self._key(id_))
+                _ = pipe.get(self._coupon(id_))
+                fields, coupon = await pipe.execute()
         if "v" not in fields:
             raise NotFound("There is no such cart.")
-        return _cart(id_, fields)
+        return _cart(id_, fields, coupon)
+
+    async def use_coupon(self, id_: str, code: str, version: int | None = None) -> None:
+        """Let the cart have this coupon, or none when it is empty.
+
+        Raises NotFound, PreconditionFailed.
+        """
+        expected = "" if version is None else version
+        with _reachable():
+            (outcome,) = await self._use_coupon(
+                keys=[self._key(id_), self._coupon(id_)], args=[code, expected, self._ttl_s]
+            )
+        _refuse(outcome)
 
     async def ensure(self, customer: UUID) -> Cart:
         """The customer's cart, which begins to exist when it has to."""
@@ -101,7 +117,7 @@ class Carts:
     async def forget(self, customer: UUID) -> None:
         """Nothing is left of the customer's cart."""
         with _reachable():
-            await self.redis.unlink(self._key(own(customer)))
+            await self.redis.unlink(self._key(own(customer)), self._coupon(own(customer)))
 
     async def put(self, id_: str, sku: str, qty: int, version: int | None = None) -> Cart:
         """Set a line's units. Raises NotFound, PreconditionFailed, CartFull."""
@@ -126,6 +142,8 @@ class Carts:
             moved_to = await self._settle(
                 keys=[self._key(id_)], args=[order_id, _comes_back(id_), *pairs]
             )
+            # a coupon is for one order
+            await self.redis.unlink(self._coupon(id_))
         if moved_to is not None:
             await self.settle(moved_to, order_id, lines)
 
@@ -134,28 +152,35 @@ class Carts:
         await self.redis.ping()
 
     async def _changed(self, id_: str, op: str, version: int | None, sku: str, qty: int) -> Cart:
-        flat = await self._run(id_, op, version, sku, qty)
-        return _cart(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
+        coupon, *flat = await self._run(id_, op, version, sku, qty)
+        return _cart(id_, dict(zip(flat[::2], flat[1::2], strict=True)), coupon or None)
 
     async def _run(self, id_: str, op: str, version: int | None, sku: str, qty: int) -> list[str]:
         expected = "" if version is None else version
         with _reachable():
             outcome, *rest = await self._change(
-                keys=[self._key(id_)],
+                keys=[self._key(id_), self._coupon(id_)],
                 args=[op, expected, sku, qty, self._ttl_s, MAX_LINES, MAX_QTY, _comes_back(id_)],
             )
-        match outcome:
-            case "missing":
-                raise NotFound("There is no such cart.")
-            case "stale":
-                raise PreconditionFailed
-            case "full":
-                raise CartFull
+        _refuse(outcome)
         flat: list[str] = rest
         return flat
 
     def _key(self, id_: str) -> str:
         return f"{self._prefix}cart:{{{id_}}}"
+
+    def _coupon(self, id_: str) -> str:
+        return f"{self._prefix}coupon:{{{id_}}}"
+
+
+def _refuse(outcome: str) -> None:
+    match outcome:
+        case "missing":
+            raise NotFound("There is no such cart.")
+        case "stale":
+            raise PreconditionFailed
+        case "full":
+            raise CartFull
 
 
 def _comes_back(id_: str) -> int:
@@ -170,9 +195,10 @@ def _reachable() -> Iterator[None]:
         raise Unavailable("Carts cannot be reached.") from error
 
 
-def _cart(id_: str, fields: Mapping[Any, Any]) -> Cart:
+def _cart(id_: str, fields: Mapping[Any, Any], coupon: str | None) -> Cart:
     return Cart(
         id=id_,
         version=int(fields["v"]),
         lines={name[1:]: int(qty) for name, qty in fields.items() if name.startswith("=")},
+        coupon=coupon,
     )

@@ -3,15 +3,18 @@
 import hashlib
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from chassis.problems import Fault, NotFound
 from checkout import domain
+from checkout.coupons import CartCoupon, Why, spelled
 from checkout.domain import (
     ANYWHERE,
     CancelRequested,
@@ -24,23 +27,30 @@ from checkout.domain import (
 )
 from checkout.rules import Rules
 from checkout.store.carts import Carts, Merge, is_a_customers
+from checkout.store.coupons import Coupons
 from checkout.store.orders import Orders
 from checkout.store.placing import Accepted
 from checkout.store.problems import (
+    CouponRefused,
     EmptyCart,
     IdempotencyKeyRequired,
     NotCancellable,
     NotDelivered,
     PriceChanged,
     QueueFull,
+    TooManyTries,
+    UnknownCoupon,
     UnknownPrice,
 )
 from checkout.store.projections import Projections
 from checkout.store.rows import OrderView
+from checkout.store.sessions import Limits
 from checkout.store.sheet import UnknownOrder
 from checkout.store.watch import Place, Standing, Watch
 from checkout.totals import Breakdown, ShippingOffer
 
+CART_TRIES, ADDRESS_TRIES = 20, 100
+"""How many codes may be tried for one cart, and from one address, in an hour."""
 _KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')
 
 
@@ -55,6 +65,7 @@ class CartView(Struct, frozen=True, kw_only=True):
     version: int
     currency: str
     lines: list[CartLine]
+    coupon: CartCoupon | None
     breakdown: Breakdown | None
     total_minor: int | None
 
@@ -80,13 +91,18 @@ class Checkout:
         self,
         carts: Carts,
         projections: Projections,
+        coupons: Coupons,
+        limits: Limits,
         orders: Orders,
         watch: Watch,
+        *,
         currency: str,
         rules: Rules,
         queue_limit: int,
     ) -> None:
         self._carts = carts
+        self._coupons = coupons
+        self._limits = limits
         self._orders = orders
         self._projections = projections
         self._currency = currency
@@ -121,6 +137,7 @@ class Checkout:
             version=cart.version,
             currency=quote.currency,
             lines=quote.lines,
+            coupon=quote.coupon,
             breakdown=quote.breakdown,
             total_minor=quote.total_minor,
         )
@@ -143,6 +160,36 @@ class Checkout:
     async def remove_line(self, cart_id: str, sku: str, version: int | None) -> CartView:
         """Take a line out. Raises NotFound, PreconditionFailed."""
         return await self.priced(await self._carts.remove(cart_id, sku, version))
+
+    async def use_coupon(
+        self, cart_id: str, code: str, version: int | None, address: str
+    ) -> CartView:
+        """Let the cart have the coupon; it is tried from that address, and tries are counted.
+
+        Raises NotFound, PreconditionFailed, UnknownCoupon, CouponRefused, TooManyTries.
+        """
+        cart = await self._carts.get(cart_id)
+        for kind, who, most in (
+            ("coupon-cart", cart_id, CART_TRIES),
+            ("coupon-address", address, ADDRESS_TRIES),
+        ):
+            tries, left = await self._limits.count(kind, who)
+            if tries > most:
+                raise TooManyTries(headers={"Retry-After": str(left)})
+        code = spelled(code)
+        quote = await self._quote(structs.replace(cart, coupon=code), None, ANYWHERE)
+        refused = quote.coupon.refused if quote.coupon else None
+        if refused is Why.UNKNOWN:
+            raise UnknownCoupon
+        if refused is not None:
+            raise CouponRefused(reason=refused)
+        await self._carts.use_coupon(cart_id, code, version)
+        return await self.cart(cart_id)
+
+    async def drop_coupon(self, cart_id: str, version: int | None) -> CartView:
+        """Let the cart have no coupon. Raises NotFound, PreconditionFailed."""
+        await self._carts.use_coupon(cart_id, "", version)
+        return await self.cart(cart_id)
 
     async def drop_cart(self, cart_id: str, version: int | None) -> None:
         """Forget the cart. Raises NotFound, PreconditionFailed."""
@@ -167,7 +214,8 @@ class Checkout:
         """Order the cart, for a customer or a guest; the same key again gets the same answer.
 
         Raises NotFound, IdempotencyKeyRequired, IdempotencyKeyReused, AlreadyOrdered, EmptyCart,
-        UnknownPrice, NotDelivered, PriceChanged, QueueFull; none is remembered under the key.
+        UnknownPrice, NotDelivered, CouponRefused, PriceChanged, QueueFull; none is remembered
+        under the key.
         """
         known = _KEY.fullmatch(key or "")
         if known is None:
@@ -238,7 +286,8 @@ class Checkout:
 
     async def _quote(self, cart: Cart, currency: str | None, delivery: Delivery) -> Quote:
         offers = await self._projections.offers(cart.lines)
-        return domain.quote(
+        quoted = partial(
+            domain.quote,
             cart.lines,
             offers,
             currency=currency,
@@ -246,6 +295,18 @@ class Checkout:
             rules=self._rules,
             delivery=delivery,
         )
+        quote = quoted()
+        if cart.coupon is None:
+            return quote
+        coupon = await self._coupons.find(cart.coupon)
+        goods = quote.breakdown.subtotal_minor if quote.breakdown else 0
+        why = (
+            Why.UNKNOWN
+            if coupon is None
+            else coupon.refusal(datetime.now(UTC), currency=quote.currency, goods_minor=goods)
+        )
+        shown = CartCoupon(code=cart.coupon, refused=why)
+        return quoted(coupon=shown, discount=coupon.discount if coupon and not why else None)
 
 
 def _refuse(quote: Quote, purchase: Purchase) -> None:
@@ -255,11 +316,15 @@ def _refuse(quote: Quote, purchase: Purchase) -> None:
         raise UnknownPrice(errors=[_not_for_sale(sku) for sku in quote.unavailable])
     if not quote.deliverable:
         raise NotDelivered(methods=quote.methods)
+    if quote.coupon and quote.coupon.refused and purchase.quoted_total_minor is None:
+        # who names a total has seen that nothing is taken off
+        raise CouponRefused(reason=quote.coupon.refused)
     if purchase.quoted_total_minor not in {None, quote.total_minor}:
         raise PriceChanged(
             total_minor=quote.total_minor,
             currency=quote.currency,
             lines=quote.lines,
+            coupon=quote.coupon,
             breakdown=quote.breakdown,
         )
 

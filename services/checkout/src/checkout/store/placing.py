@@ -14,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bus import sql
 from checkout import domain
 from checkout.domain import Order, Purchase, Status
-from checkout.store import rows, tables
+from checkout.store import coupons, rows, tables
+from checkout.store.coupons import Use
+from checkout.store.problems import CouponRefused
 from checkout.totals import Breakdown
 
 KEPT = timedelta(days=30)
@@ -75,7 +77,26 @@ async def answers(
 async def place(
     connection: AsyncConnection, placings: Sequence[Placing]
 ) -> list[Accepted | Exception]:
-    """Orders with their answers and events; fails as a whole when one key or cart is taken."""
+    """Orders with their answers and events; fails as a whole when one key or cart is taken.
+
+    Who wants a coupon that cannot be used any more fails alone.
+    """
+    wanted = placings
+    uses = [_use(placing) for placing in wanted if placing.breakdown.coupon]
+    refused = await coupons.use(connection, uses)
+    placings = [placing for placing in wanted if placing.order.id not in refused]
+    if placings:
+        await _insert(connection, placings)
+        await coupons.note(connection, [use for use in uses if use.order_id not in refused])
+    return [
+        CouponRefused(reason=refused[p.order.id])
+        if p.order.id in refused
+        else Accepted(order_id=p.order.id, body=p.body, replayed=False)
+        for p in wanted
+    ]
+
+
+async def _insert(connection: AsyncConnection, placings: Sequence[Placing]) -> None:
     for table, values in (
         (tables.idempotency, [_key_row(placing) for placing in placings]),
         (tables.orders, [_order_row(placing) for placing in placings]),
@@ -104,7 +125,16 @@ async def place(
             for p in placings
         ),
     )
-    return [Accepted(order_id=p.order.id, body=p.body, replayed=False) for p in placings]
+
+
+def _use(placing: Placing) -> Use:
+    return Use(
+        order_id=placing.order.id,
+        code=placing.breakdown.coupon or "",
+        email=placing.purchase.email,
+        currency=placing.breakdown.currency,
+        goods_minor=placing.breakdown.subtotal_minor,
+    )
 
 
 def _key_row(placing: Placing) -> dict[str, Any]:

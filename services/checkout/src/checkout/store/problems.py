@@ -53,6 +53,35 @@ class UnknownPrice(Invalid):
     title = "Not every line of the cart has a price in one currency"
 
 
+class CodeTaken(Conflict):
+    """Choose another code."""
+
+    slug = "code-taken"
+    title = "There is a coupon of this code already"
+
+
+class UnknownCoupon(Invalid):
+    """Check the code."""
+
+    slug = "unknown-coupon"
+    title = "There is no coupon of this code"
+
+
+class CouponRefused(Conflict):
+    """`reason` says why; take it out of the cart, or do what it asks for."""
+
+    slug = "coupon-refused"
+    title = "The coupon cannot be used for this"
+
+
+class TooManyTries(Problem):
+    """Try another code after `Retry-After` seconds."""
+
+    status = 429
+    slug = "too-many-tries"
+    title = "Too many codes were tried"
+
+
 class NotDelivered(Invalid):
     """Choose another country or shipping method: `methods` are those that there are."""
 

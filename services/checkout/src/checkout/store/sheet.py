@@ -31,7 +31,7 @@ from checkout.domain import (
     Stay,
     Timers,
 )
-from checkout.store import hooks, rows, tables
+from checkout.store import coupons, hooks, rows, tables
 from checkout.store.payments import Ask
 from checkout.store.rows import CONSUMER
 from shop_contracts.envelope import Event
@@ -99,7 +99,9 @@ class Sheet:
         ):
             if values:
                 await connection.execute(sa.insert(table), values)
-        await self._update(connection, _MOVE, list(self._moved()))
+        moved = list(self._moved())
+        await self._update(connection, _MOVE, moved)
+        await coupons.give_back(connection, [row["b_order"] for row in moved if row["b_frees"]])
         await self._update(connection, _ANSWER, self._answered)
         await self._update(connection, _DROP, [{"b_order": id_} for id_ in self._dropped])
         await sql.add(connection, tables.outbox, *self._events)

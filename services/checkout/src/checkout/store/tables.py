@@ -223,6 +223,34 @@ products = sa.Table(
     sa.Column("version", sa.BigInteger, nullable=False),
 )
 
+coupons = sa.Table(
+    "coupons",
+    METADATA,
+    sa.Column("code", exact(32), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.String(3)),
+    sa.Column("min_minor", sa.BigInteger, nullable=False),
+    sa.Column("starts_at", UtcTime),
+    sa.Column("ends_at", UtcTime),
+    sa.Column("limit_total", sa.Integer),
+    sa.Column("limit_per_customer", sa.Integer),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+    # as many as there are uses
+    sa.Column("used", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.CheckConstraint("used >= 0", name="used"),
+    sa.CheckConstraint("limit_total IS NULL OR used <= limit_total", name="limit"),
+)
+
+# which living order uses which coupon; whose it is, `order_private` says
+coupon_uses = sa.Table(
+    "coupon_uses",
+    METADATA,
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), primary_key=True),
+    sa.Column("code", exact(32), sa.ForeignKey("coupons.code"), nullable=False, index=True),
+)
+
 outbox = outbox_table(METADATA)
 inbox = inbox_table(METADATA)
 # an address of a mail stands in its delivery until it has gone
