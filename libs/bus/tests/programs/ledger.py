@@ -206,8 +206,9 @@ end
         return change(fields["sku"], int(fields["version"]), UUID(fields["id"]))
 
     async def prepare(self) -> None:
-        async for key in self._redis.scan_iter(f"{self._slot}*", count=1_000):
-            await self._redis.unlink(key)
+        found = [key async for key in self._redis.scan_iter(f"{self._slot}*", count=1_000)]
+        for start in range(0, len(found), 1_000):
+            await self._redis.unlink(*found[start : start + 1_000])
 
     async def close(self) -> None:
         await self._redis.aclose()
