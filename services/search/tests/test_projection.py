@@ -38,8 +38,10 @@ def history(say: Any) -> list[Any]:
     ]
 
 
-# the places of a history, every other one twice, in any order
-disorder = st.permutations([*range(LENGTH), *range(0, LENGTH, 2)])
+# the places of a history, each one to five times, in any order
+disorder = st.lists(st.integers(1, 5), min_size=LENGTH, max_size=LENGTH).flatmap(
+    lambda times: st.permutations([place for place, n in enumerate(times) for _ in range(n)])
+)
 
 
 @settings(
