@@ -3,7 +3,8 @@
 A world has a few orders that share a little stock. Each step is one thing that may happen to a
 distributed system: a delivery, one twice, late, out of order or lost, a crash before or after a
 commit, a process that stalls with a stale read, an answer lost on the way, a webhook, a deadline,
-a customer. In the end the network is well again, and all books must agree. `World(seed)` replays.
+a customer, a merchant who gives back and sends. In the end the network is well again, and all books
+must agree. `World(seed)` replays.
 """
 
 from collections import Counter
@@ -16,7 +17,8 @@ from uuid import UUID
 import pytest
 from msgspec import Struct, structs
 
-from checkout import domain
+from checkout import after, domain
+from checkout.after import Back, Refund, RefundState, RefundWanted, Shipment, ShipmentWanted, Units
 from checkout.domain import (
     Approved,
     Asked,
@@ -41,6 +43,7 @@ from shop_contracts.events.checkout import (
     OrderCancelledV1,
     OrderConfirmedV1,
     OrderPlacedV1,
+    OrderRefundedV1,
     PaymentAuthorisedV1,
     PaymentCapturedV1,
     PaymentDeclinedV1,
@@ -89,10 +92,31 @@ class Asking(Struct, frozen=True):
     key: str
 
 
+class Giving(Struct, frozen=True):
+    """A claimed refund in the hands of some worker."""
+
+    order_id: UUID
+    refund_id: UUID
+    key: str
+    amount: int
+
+
+class Following(Struct, frozen=True):
+    """A version of an order and what followed it, as one transaction reads them."""
+
+    version: int
+    status: Status
+    refunds: list[Refund]
+    shipments: list[Shipment]
+
+
 class Row:
     """An order as checkout's database has it."""
 
     def __init__(self, order: Order) -> None:
+        self.refunds: list[Refund] = []
+        self.asked: dict[UUID, Payment] = {}
+        self.shipments: list[Shipment] = []
         self.order = order
         self.payments: dict[Op, Payment] = {}
         self.path = [order.status]
@@ -100,6 +124,10 @@ class Row:
     def read(self) -> Order:
         states = {op: payment.state for op, payment in self.payments.items()}
         return structs.replace(self.order, payments=states)
+
+    def follows(self) -> Following:
+        order = self.order
+        return Following(order.version, order.status, [*self.refunds], [*self.shipments])
 
 
 class Stock:
@@ -112,11 +140,16 @@ class Stock:
         self.said: dict[UUID, Message] = {}
         self.inbox: set[int] = set()
         self.outbox: list[Message] = []
+        self.back: Counter[UUID] = Counter()
+
+    def known(self, message: Message) -> bool:
+        known = message.id in self.inbox
+        self.inbox.add(message.id)
+        return known
 
     def hears(self, message: Message, now: datetime) -> None:
-        if message.id in self.inbox:
+        if self.known(message):
             return
-        self.inbox.add(message.id)
         match message.fact:
             case OrderPlacedV1() as fact:
                 self._reserve(message, fact.order_id, fact.lines[0].qty, now)
@@ -124,6 +157,8 @@ class Stock:
                 self._commit(message, fact.order_id, fact.lines)
             case OrderCancelledV1() as fact:
                 self._release(message, fact)
+            case OrderRefundedV1() as fact:
+                self._restock(fact)
 
     def expires(self, now: datetime) -> None:
         for order_id, until in list(self.until.items()):
@@ -181,6 +216,11 @@ class Stock:
                 self._moves(qty, 0, -qty)
                 self._becomes(order_id, "returned", said)
 
+    def _restock(self, fact: OrderRefundedV1) -> None:
+        qty = sum(line.qty for line in fact.restocked)
+        self._moves(qty, 0, -qty)
+        self.back[fact.order_id] += qty
+
     def _becomes(self, order_id: UUID, state: str, said: Message) -> None:
         self.state[order_id] = state
         self.said[order_id] = said
@@ -202,6 +242,17 @@ class Bank:
         self._random = random
         self.answers: dict[str, Approved | Refused] = {}
         self.done: Counter[tuple[UUID, Op]] = Counter()
+        self.given: dict[str, tuple[UUID, int]] = {}
+        self.refused: set[str] = set()
+
+    def gives(self, giving: Giving) -> Approved | Refused:
+        """One effect for a key; it knows how much it has taken, but not how much we may give."""
+        if giving.key not in self.given and giving.key not in self.refused:
+            if self._random.random() < 0.15:
+                self.refused.add(giving.key)
+            else:
+                self.given[giving.key] = (giving.order_id, giving.amount)
+        return Refused("no") if giving.key in self.refused else Approved("re")
 
     def hears(self, asking: Asking) -> Approved | Refused:
         if asking.key not in self.answers:
@@ -240,6 +291,8 @@ class World:
         self.to_stock: list[Message] = []
         self.to_checkout: list[Message] = []
         self.asking: list[Asking] = []
+        self.giving: list[Giving] = []
+        self.following: list[tuple[UUID, Following, int]] = []
         self.stalled: list[tuple[UUID, Order, Cause]] = []
         self.ends: Counter[UUID] = Counter()
         self.ids = 0
@@ -265,6 +318,7 @@ class World:
             self.now += timedelta(minutes=3)
             self.sweeps()
             self.resumes()
+            self.merchant_resumes()
             self.stock.expires(self.now)
 
     def arrives(self) -> None:
@@ -277,6 +331,10 @@ class World:
             self.worker_claims()
             while self.asking:
                 self.bank_hears()
+                self.steps += 1
+            self.worker_claims_back()
+            while self.giving:
+                self.bank_gives()
                 self.steps += 1
 
     def places(self) -> None:
@@ -318,11 +376,11 @@ class World:
         self.applies(fact.order_id, fact, message.id)  # type: ignore[attr-defined,arg-type] # stock's
 
     def loses(self) -> None:
-        """A message is parked and nobody looks; only a cancellation must be replayed by hand."""
+        """A message is parked and nobody looks; what gives units back must be replayed by hand."""
         for queue in (self.to_stock, self.to_checkout):
             if queue and self.random.random() < 0.1:
                 place = self.random.randrange(len(queue))
-                if not isinstance(queue[place].fact, OrderCancelledV1):
+                if not isinstance(queue[place].fact, OrderCancelledV1 | OrderRefundedV1):
                     del queue[place]
 
     def sweeps(self) -> None:
@@ -376,6 +434,97 @@ class World:
         for payment in row.payments.values():
             if payment.state is Asked.SENT:
                 payment.next_at = self.now
+
+    # ---- after the order: a merchant, and the refunds' worker ----
+
+    def merchant_reads(self) -> None:
+        """Somebody opens an order, and acts on what was read; maybe much later."""
+        order_id = self.an_order()
+        if self.random.random() < 0.5:
+            read = self.rows[order_id].follows()
+            self.following.append((order_id, read, self.random.randrange(2**30)))
+
+    def merchant_resumes(self) -> None:
+        following, self.following = self.following, []
+        for order_id, read, draw in following:
+            if not self.fails(0.1):  # else it dies before its commit
+                self.gives_or_sends(order_id, read, Random(draw))
+
+    def gives_or_sends(self, order_id: UUID, read: Following, random: Random) -> None:
+        row = self.rows[order_id]
+        if read.status is not Status.CONFIRMED or read.version != self.version_of(row, read):
+            return
+        paid = after.paid(domain.plain(row.order.lines, "EUR"))
+        qty = random.randrange(1, 4)
+        new_id = UUID(int=random.randrange(2**64))
+        if random.random() < 0.5:
+            wanted = RefundWanted(
+                lines=[Back(sku="LAMP", qty=qty, restock=random.random() < 0.7)],
+                amount_minor=random.choice([None, None, 0, 60, 250]),
+            )
+            refund = after.refund(paid, read.refunds, wanted, new_id, self.now)
+            if isinstance(refund, Refund):
+                row.refunds.append(refund)
+                row.asked[new_id] = Payment(Asked.PENDING, self.now)
+                self.follows_on(row)
+            return
+        sent = ShipmentWanted(lines=[Units(sku="LAMP", qty=qty)], carrier="C")
+        parcel = after.shipment(paid, read.refunds, read.shipments, sent, new_id, self.now)
+        if isinstance(parcel, Shipment):
+            row.shipments.append(parcel)
+            self.follows_on(row)
+            self.publishes(after.shipped(row.order, parcel, complete=False), None)
+
+    def version_of(self, row: Row, _read: Following) -> int:
+        return row.order.version
+
+    def follows_on(self, row: Row) -> None:
+        row.order = structs.replace(row.order, version=row.order.version + 1)
+
+    def worker_claims_back(self) -> None:
+        for order_id, row in self.rows.items():
+            for refund in row.refunds:
+                asked = row.asked[refund.refund_id]
+                if asked.next_at is not None and asked.next_at <= self.now:
+                    asked.state = Asked.SENT
+                    asked.attempt += 1
+                    asked.next_at = self.now + LEASE
+                    key = self.refund_key(refund, asked)
+                    amount = refund.amount_minor
+                    self.giving.append(Giving(order_id, refund.refund_id, key, amount))
+
+    def refund_key(self, refund: Refund, _asked: Payment) -> str:
+        return str(refund.refund_id)
+
+    def bank_gives(self) -> None:
+        if not self.giving:
+            return
+        giving = self.giving.pop(self.random.randrange(len(self.giving)))
+        if self.fails(0.1):
+            return  # the request is lost, or its worker died
+        answered = self.bank.gives(giving)
+        if self.random.random() < 0.1 and not self.well:
+            self.giving.append(giving)  # a worker that had lost its lease asks once more
+        if not self.fails(0.2):
+            self.records_back(giving, answered)
+
+    def records_back(self, giving: Giving, answered: Approved | Refused) -> None:
+        row = self.rows[giving.order_id]
+        asked = row.asked[giving.refund_id]
+        if not self.first_answer(asked):
+            return
+        asked.state, asked.next_at = Asked.DONE, None
+        place = next(i for i, one in enumerate(row.refunds) if one.refund_id == giving.refund_id)
+        refund, before = row.refunds[place], [*row.refunds]
+        done = isinstance(answered, Approved)
+        state = RefundState.REFUNDED if done else RefundState.FAILED
+        row.refunds[place] = structs.replace(refund, state=state)
+        self.follows_on(row)
+        if done:
+            self.publishes(after.refunded(row.order, before, refund, self.now), None)
+
+    def first_answer(self, asked: Payment) -> bool:
+        return asked.state is Asked.SENT
 
     # ---- what checkout does about it, one transaction each ----
 
@@ -459,6 +608,10 @@ ACTIONS: list[Callable[[World], None]] = [
     World.stalls,
     World.resumes,
     World.webhook,
+    *[World.merchant_reads] * 2,
+    *[World.merchant_resumes] * 2,
+    *[World.worker_claims_back] * 2,
+    *[World.bank_gives] * 2,
 ]
 
 
@@ -510,6 +663,24 @@ def check(world: World) -> None:
             Asked.REFUSED,
             Asked.DROPPED,
         }
+        check_what_followed(world, order_id, row)
+
+
+def check_what_followed(world: World, order_id: UUID, row: Row) -> None:
+    """No more is given back than was captured, or restocked and sent than was sold."""
+    confirmed = row.order.status is Status.CONFIRMED
+    given = [amount for whose, amount in world.bank.given.values() if whose == order_id]
+    done = [one for one in row.refunds if one.state is RefundState.REFUNDED]
+    assert sum(given) <= (row.order.total_minor if confirmed else 0)
+    assert sorted(given) == sorted(one.amount_minor for one in done)
+    assert all(one.state is not RefundState.REQUESTED for one in row.refunds)
+    sold = qty_of(order_id) if confirmed else 0
+    back = sum(line.qty for one in done for line in one.lines)
+    restocked = sum(line.qty for one in done for line in one.lines if line.restock)
+    sent = sum(line.qty for parcel in row.shipments for line in parcel.lines)
+    assert restocked == world.stock.back[order_id]
+    assert restocked <= back <= sold
+    assert sent <= sold
 
 
 def live(seed: int, make: type[World] = World) -> World:
@@ -517,6 +688,11 @@ def live(seed: int, make: type[World] = World) -> World:
     world = make(seed)
     try:
         for _ in range(world.random.randrange(20, 200)):
+            world.step()
+        world.heals()
+        # what was sold is given back and sent in bad weather too
+        world.well = False
+        for _ in range(world.random.randrange(100)):
             world.step()
         world.heals()
         check(world)
@@ -533,6 +709,9 @@ def lives(first: int, steps: int) -> Counter[str]:
         steps -= world.steps
         first += 1
         ends.update(str(row.order.reason or row.order.status) for row in world.rows.values())
+        for row in world.rows.values():
+            ends.update(f"refund {one.state}" for one in row.refunds)
+            ends.update("parcel" for _ in row.shipments)
     return ends
 
 
@@ -546,6 +725,9 @@ REACHED = {
     "by_customer",
     "stock_lost",
     "capture_refused",
+    "refund refunded",
+    "refund failed",
+    "parcel",
 }
 
 
@@ -624,6 +806,40 @@ class WithForgetfulStock(World):
         self.stock = ForgetfulStock()
 
 
+class WithStaleRefunds(World):
+    def version_of(self, _row: Row, read: Following) -> int:
+        return read.version
+
+
+class WithAKeyPerRefundAttempt(World):
+    def refund_key(self, refund: Refund, asked: Payment) -> str:
+        return f"{refund.refund_id}:{asked.attempt}"
+
+
+class WithEveryAnswerCounted(World):
+    def first_answer(self, _asked: Payment) -> bool:
+        return True
+
+
+class EagerStock(Stock):
+    def known(self, _message: Message) -> bool:
+        return isinstance(_message.fact, OrderRefundedV1) is False and super().known(_message)
+
+
+class WithEagerStock(World):
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.stock = EagerStock()
+
+
+def gives_back_what_failed_twice(monkeypatch: pytest.MonkeyPatch) -> type[World]:
+    def ended(refunds: list[Refund]) -> list[Refund]:
+        return [one for one in refunds if one.state is RefundState.REFUNDED]
+
+    monkeypatch.setattr(after, "living", ended)
+    return World
+
+
 def instead(world: type[World]) -> Callable[..., type[World]]:
     return lambda _monkeypatch: world
 
@@ -653,6 +869,11 @@ MUTANTS = {
     "a stale write wins": instead(WithoutCompareAndSet),
     "every attempt has a key of its own": instead(WithAKeyPerAttempt),
     "stock does not repeat its answer": instead(WithForgetfulStock),
+    "a refund is decided on a stale read": instead(WithStaleRefunds),
+    "every attempt at a refund has a key of its own": instead(WithAKeyPerRefundAttempt),
+    "a refund's second answer counts": instead(WithEveryAnswerCounted),
+    "stock hears of a refund twice": instead(WithEagerStock),
+    "a refund counts from its end only": gives_back_what_failed_twice,
 }
 
 
