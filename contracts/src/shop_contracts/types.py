@@ -24,6 +24,8 @@ Count = Annotated[int, Meta(ge=0, le=MAX_SAFE)]
 Quantity = Annotated[int, Meta(ge=1, le=MAX_SAFE)]
 Position = Annotated[int, Meta(ge=0, le=1_000_000)]
 Minor = Annotated[int, Meta(ge=0, le=MAX_SAFE, description="minor units of the currency")]
+Grams = Annotated[int, Meta(ge=0, le=1_000_000_000, description="what one unit weighs, packed")]
+TaxClass = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217")]
 Time = Annotated[datetime, Meta(tz=True)]
 

@@ -159,6 +159,30 @@ def test_a_list_price_counts_only_when_it_is_higher(feed: Feed) -> None:
     assert [Price("EUR", 500, 600), Price("USD", 500)] == row.offers[0].prices
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"weight_g": 1900, "tax_class": "reduced"}, (1_900, "reduced")),
+        ({"weight_g": "0.2"}, (1, None)),
+        ({"weight_g": None, "tax_class": ""}, (None, None)),
+        ({"weight_g": "1.9 kg"}, "bad-weight"),
+        ({"weight_g": "1000000001"}, "bad-weight"),
+        ({"weight_g": "-1"}, "bad-weight"),
+        ({"tax_class": "Reduced rate"}, "bad-tax-class"),
+    ],
+)
+def test_a_variant_says_what_it_weighs_and_how_it_is_taxed(
+    feed: Feed, said: dict[str, Any], expected: Any
+) -> None:
+    (row,) = feed("ndjson", product(variants=[{"sku": "A", **said}]))
+
+    if isinstance(row, Bad):
+        assert expected == row.code
+    else:
+        found = row.product.variants[0]
+        assert expected == (found.weight_g, found.tax_class)
+
+
 def test_an_empty_description_is_a_warning_and_the_row_goes_in(feed: Feed) -> None:
     (row,) = feed("ndjson", product(description=""))
 
@@ -408,6 +432,16 @@ def test_a_shopify_product_with_one_bad_row_stays_out_whole(feed: Feed) -> None:
     rows = feed("shopify", SHOPIFY.replace("shirt,,,,,,,M,,Red", "shirt,,,,M,,Red"), currency="EUR")
 
     assert (3, "wrong-cells") == codes(rows)[0]
+
+
+@pytest.mark.parametrize("column", ["Variant Grams", "Weight value (grams)"])
+def test_shopify_knows_the_grams(feed: Feed, column: str) -> None:
+    text = f"Handle,Title,Variant SKU,Variant Price,{column}\nmug,Mug,mug-1,5,340.0\n"
+
+    (row,) = feed("shopify", text, currency="EUR")
+
+    assert isinstance(row, Row)
+    assert 340 == row.product.variants[0].weight_g
 
 
 def test_a_csv_that_is_not_shopifys_says_so(feed: Feed) -> None:

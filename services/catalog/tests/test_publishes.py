@@ -26,7 +26,15 @@ LARGE = Draft(
     brand="b" * 500,
     categories=[["c" * 200] * 10],
     attributes=[AttributeIn(code="a" * 500, value="v" * 500)],
-    variants=[VariantIn(sku="s" * 64, options={"o" * 500: "v" * 500}, barcode="4" * 500)],
+    variants=[
+        VariantIn(
+            sku="s" * 64,
+            options={"o" * 500: "v" * 500},
+            barcode="4" * 500,
+            weight_g=10**9,
+            tax_class="t" * 32,
+        )
+    ],
     images=[ImageIn(url="/" + "u" * 1_999, alt="a" * 500)],
 )
 

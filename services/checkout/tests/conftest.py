@@ -126,13 +126,13 @@ class Make:
 
     @staticmethod
     def product(
-        name: str, *skus: str, version: int = 1, product_id: UUID | None = None
+        name: str, *skus: str, version: int = 1, product_id: UUID | None = None, **said: Any
     ) -> Event[ProductPublishedV1]:
         fact = ProductPublishedV1(
             product_id=product_id or uuids.uuid7(),
             slug="lamp",
             name=name,
-            variants=[Variant(sku=sku) for sku in skus],
+            variants=[Variant(sku=sku, **said) for sku in skus],
             published_at=datetime.now(UTC),
         )
         return new(fact, id=uuids.uuid7(), entityversion=version)

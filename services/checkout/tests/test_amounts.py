@@ -109,6 +109,30 @@ async def test_a_country_that_is_none_is_refused(shop: Client, query: dict[str, 
         assert "urn:shop:problem:bad-query" == problem["type"]
 
 
+async def test_what_a_product_says_of_weight_and_tax_is_charged(
+    shop: Client, own: Database, make: Any
+) -> None:
+    cart = await a_cart(shop)
+    projections = Projections(own)
+    told = make.product("Book", "LAMP-1", weight_g=40_000, tax_class="reduced")
+    await projections.product_published(told)
+
+    heavy = await seen(shop, f"/carts/{cart}")
+    later = make.product("Book", "LAMP-1", version=2, product_id=told.data.product_id)
+    await projections.product_published(later)
+    light = await seen(shop, f"/carts/{cart}")
+
+    found = msgspec.convert(heavy["breakdown"], Breakdown)
+    assert found.shipping is not None
+    assert ("freight", "reduced", 700) == (
+        found.shipping.method,
+        found.lines[0].tax_class,
+        found.lines[0].rate_bp,
+    )
+    assert "parcel" == light["breakdown"]["shipping"]["method"]
+    assert 1_900 == light["breakdown"]["lines"][0]["rate_bp"]
+
+
 async def test_an_order_keeps_what_the_cart_showed(shop: Client, own: Database, make: Any) -> None:
     cart = await a_cart(shop)
     shown = await seen(shop, f"/carts/{cart}", country="CH")

@@ -5,7 +5,8 @@ ndjson, our own: each line is one product,
      "categories": [["Outdoor", "Tents"]], "attributes": {"Weight": "1.9 kg"},
      "images": ["/static/images/tents.svg"],
      "variants": [{"sku": "tent-1-green", "options": {"Colour": "Green"},
-                   "barcode": "4006381333931", "stock": 5,
+                   "barcode": "4006381333931", "weight_g": 1900,
+                   "tax_class": "standard", "stock": 5,
                    "prices": [{"currency": "EUR", "amount": "249.00", "list": "299.00"}]}]}
 where key, name and one variant with its sku are needed and the rest may be left out.
 shopify: the product CSV that Shopify exports, with the older or the newer names of its columns; it
@@ -135,6 +136,8 @@ class _NdVariant(Struct, forbid_unknown_fields=True):
     sku: str
     options: dict[str, str] = {}
     barcode: str | None = None
+    weight_g: str | None = None
+    tax_class: str | None = None
     stock: str | None = None
     prices: list[_NdPrice] = []
 
@@ -183,6 +186,8 @@ def _nd_product(text: str) -> Found:
                 sku=each.sku,
                 options=each.options,
                 barcode=each.barcode or "",
+                weight_g=each.weight_g or "",
+                tax_class=each.tax_class or "",
                 stock=each.stock or "",
                 prices=[(it.currency, it.amount, it.list or "") for it in each.prices],
             )
@@ -226,6 +231,8 @@ def _mapped(row: dict[str, Any], how: Mapping) -> Found:
         sku=sku,
         options={name: one(template, row) for name, template in how.options.items()},
         barcode=one(how.barcode, row),
+        weight_g=one(how.weight_g, row),
+        tax_class=one(how.tax_class, row),
         stock=one(how.stock, row),
         prices=[(how.currency, amount, one(how.list_price, row))] if amount else [],
     )
@@ -303,6 +310,7 @@ _NEWER = {
     "description": "body (html)",
     "sku": "variant sku",
     "barcode": "variant barcode",
+    "weight value (grams)": "variant grams",
     "price": "variant price",
     "compare-at price": "variant compare at price",
     "inventory quantity": "variant inventory qty",
@@ -390,6 +398,7 @@ def _shopify_variant(row: dict[str, str], options: dict[int, str], currency: str
         sku=row.get("variant sku", "").removeprefix("'"),
         options={} if chosen == {"Title": "Default Title"} else chosen,
         barcode=row.get("variant barcode", "").removeprefix("'"),
+        weight_g=row.get("variant grams", ""),
         # Shopify may sell more than there is, and then counts below zero: nothing is left
         stock="0" if stock.startswith("-") and stock[1:].isdecimal() else stock,
         prices=[(currency, amount, row.get("variant compare at price", ""))] if amount else [],

@@ -36,6 +36,8 @@ class Mapping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     description: str = ""
     brand: str = ""
     barcode: str = ""
+    weight_g: str = ""
+    tax_class: str = ""
     categories: list[str] = []
     category_separator: str = ""  # between the names of one path
     images: list[str] = []
@@ -52,6 +54,7 @@ class Mapping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def templates(self) -> list[str]:
         return [
             *(self.sku, self.key, self.name, self.description, self.brand, self.barcode),
+            *(self.weight_g, self.tax_class),
             *(self.price, self.list_price, self.stock),
             *self.categories,
             *self.images,

@@ -29,6 +29,8 @@ class Variant(Struct, frozen=True):
     sku: str
     options: dict[str, str] = {}
     barcode: str | None = None
+    weight_g: int | None = None
+    tax_class: str | None = None
 
 
 class Product(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cache
+from math import ceil
 
 from babel.numbers import get_currency_precision, is_currency
 from msgspec import Struct
@@ -19,10 +20,13 @@ MOST_VARIANTS = 500
 SHOWN = 60  # characters of a stranger's text in a sentence
 MOST_PARTS = 100  # categories, attributes, images, options
 MOST_UNITS = 2**31
+MOST_GRAMS = 10**9
 MOST_MINOR = 2**53 - 1
 
 _SKU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _AMOUNT = re.compile(r"[0-9]{1,16}(?:\.[0-9]{1,16})?")
+_GRAMS = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?")
+_CLASS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _UNITS = re.compile(r"[0-9]{1,10}")
 # A lone "<setjmp.h>" is what a book about C says; a closing tag or an HTML element is what a
 # broken export says.
@@ -51,6 +55,8 @@ class Sellable(Struct, frozen=True, kw_only=True):
     sku: str
     options: Mapping[str, str] = {}
     barcode: str = ""
+    weight_g: str = ""
+    tax_class: str = ""
     stock: str = ""
     prices: Sequence[tuple[str, str, str]] = ()  # currency, amount, list amount
 
@@ -80,6 +86,8 @@ def judged(found: Found) -> tuple[Product, list[Offer], list[str]]:
             sku=sku(each.sku),
             options=_names("option", each.options),
             barcode=_short("the barcode", each.barcode, LONGEST_NAME) or None,
+            weight_g=grams(each.weight_g),
+            tax_class=tax_class(each.tax_class),
         )
         if any(variant.sku == other.sku for other in variants):
             raise Reject("duplicate-sku", f"the product has the SKU {variant.sku} twice")
@@ -117,6 +125,22 @@ def sku(text: str, what: str = "the SKU") -> str:
             "a letter or digit first",
         )
     return text
+
+
+def grams(text: str) -> int | None:
+    """Grams, a broken one counted as whole; nothing where the feed says nothing."""
+    if not text:
+        return None
+    if not _GRAMS.fullmatch(text) or (weight := ceil(Decimal(text))) > MOST_GRAMS:
+        raise Reject("bad-weight", f"the weight {_shown(text)} is not a number of grams to 10^9")
+    return weight
+
+
+def tax_class(text: str) -> str | None:
+    """The word of a tax class; nothing where the feed says nothing."""
+    if text and not _CLASS.fullmatch(text):
+        raise Reject("bad-tax-class", f"the tax class {_shown(text)} is not a word such as reduced")
+    return text or None
 
 
 def units(text: str) -> int | None:

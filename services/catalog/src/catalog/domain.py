@@ -21,7 +21,17 @@ from feeds import rows
 from shop_contracts.events.catalog import CategoryChangedV2, ProductPublishedV1, ProductWithdrawnV1
 from shop_contracts.events.catalog.category_changed_v2 import Step
 from shop_contracts.events.catalog.product_published_v1 import Attribute, Category, Image, Variant
-from shop_contracts.types import LongText, Position, Sku, Slug, Text, Time, Url
+from shop_contracts.types import (
+    Grams,
+    LongText,
+    Position,
+    Sku,
+    Slug,
+    TaxClass,
+    Text,
+    Time,
+    Url,
+)
 
 _IMPORTED = UUID("3d1f8f0a-7a4f-5c7e-9f0e-5f6a9d0c2b11")
 _LONGEST_SLUG = 100
@@ -37,6 +47,8 @@ class VariantIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sku: Sku
     options: Annotated[dict[Text, Text], Meta(max_length=20)] = {}
     barcode: Text | None = None
+    weight_g: Grams | None = None
+    tax_class: TaxClass | None = None
 
 
 class AttributeIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -275,7 +287,14 @@ def _content(draft: Draft) -> dict[str, Any]:
         "within": list(within),
         "attributes": [Attribute(code=it.code, value=it.value) for it in draft.attributes],
         "variants": [
-            Variant(sku=it.sku, options=it.options, barcode=it.barcode) for it in draft.variants
+            Variant(
+                sku=it.sku,
+                options=it.options,
+                barcode=it.barcode,
+                weight_g=it.weight_g,
+                tax_class=it.tax_class,
+            )
+            for it in draft.variants
         ],
         "images": [Image(url=it.url, alt=it.alt) for it in draft.images],
     }

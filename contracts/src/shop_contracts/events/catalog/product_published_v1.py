@@ -5,15 +5,28 @@ from typing import ClassVar
 from msgspec import Struct
 
 from shop_contracts.events.base import Fact
-from shop_contracts.types import Caption, Id, LongText, Sku, Slug, Text, Time, Url
+from shop_contracts.types import (
+    Caption,
+    Grams,
+    Id,
+    LongText,
+    Sku,
+    Slug,
+    TaxClass,
+    Text,
+    Time,
+    Url,
+)
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """One sellable form of the product."""
+    """One sellable form of the product; shops say what their tax classes mean."""
 
     sku: Sku
     options: dict[Text, Text] = {}
     barcode: Text | None = None
+    weight_g: Grams | None = None
+    tax_class: TaxClass | None = None
 
 
 class Category(Struct, frozen=True, kw_only=True):
@@ -42,6 +55,7 @@ class ProductPublishedV1(Fact, frozen=True, kw_only=True):
 
     KEY: ClassVar[str] = "product.published.v1"
     SUBJECT: ClassVar[str] = "product_id"
+    MINOR: ClassVar[int] = 1
 
     product_id: Id
     slug: Slug

@@ -22,7 +22,13 @@ PRODUCT: dict[str, Any] = {
     "within": KEYWORD,
     "attributes": {"properties": {"code": KEYWORD, "value": KEYWORD}},
     "variants": {
-        "properties": {"sku": KEYWORD, "options": {"type": "flattened"}, "barcode": KEYWORD}
+        "properties": {
+            "sku": KEYWORD,
+            "options": {"type": "flattened"},
+            "barcode": KEYWORD,
+            "weight_g": {"type": "long"},
+            "tax_class": KEYWORD,
+        }
     },
     "images": {"properties": {"url": STORED_ONLY, "alt": STORED_ONLY}},
     "version": {"type": "long"},

@@ -18,7 +18,7 @@ NAME_AT_MOST = 500
 
 
 class Projections:
-    """Names and prices by SKU."""
+    """Names, weights, tax classes and prices by SKU."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -55,16 +55,23 @@ class Projections:
         await self._database.write(work)
 
     async def product_published(self, event: Event[ProductPublishedV1]) -> None:
-        """Take over the name of every variant; a variant that is no longer there is withdrawn."""
+        """Take over what it says of every variant; one that is no longer there is withdrawn."""
         product, version = event.data, event.meta.entityversion
-        names = {variant.sku: _name(product.name, variant.options) for variant in product.variants}
+        told = {
+            variant.sku: {
+                "name": _name(product.name, variant.options),
+                "weight_g": variant.weight_g,
+                "tax_class": variant.tax_class,
+            }
+            for variant in product.variants
+        }
         table = tables.products
 
         async def work(connection: AsyncConnection) -> None:
-            known = await _versions(connection, product.product_id, names)
+            known = await _versions(connection, product.product_id, told)
             if _newest(known, product.product_id) >= version:
                 return
-            fresh = [sku for sku in names if sku not in known]
+            fresh = [sku for sku in told if sku not in known]
             if fresh:
                 await connection.execute(
                     sa.insert(table),
@@ -72,21 +79,18 @@ class Projections:
                         {
                             "sku": sku,
                             "product_id": product.product_id,
-                            "name": names[sku],
                             "withdrawn": False,
                             "version": version,
+                            **told[sku],
                         }
                         for sku in fresh
                     ],
                 )
             for sku in known:
                 values: dict[str, object] = {"withdrawn": True, "version": version}
-                if sku in names:
-                    values |= {
-                        "name": names[sku],
-                        "product_id": product.product_id,
-                        "withdrawn": False,
-                    }
+                if sku in told:
+                    values |= told[sku]
+                    values |= {"product_id": product.product_id, "withdrawn": False}
                 await connection.execute(
                     sa.update(table).where(table.c.sku == sku).values(**values)
                 )
@@ -136,11 +140,22 @@ async def _offers(
     )
     known = {sku: Offer(prices=price) for sku, price in prices}
     names = await connection.execute(
-        sa.select(products.sku, products.name, products.withdrawn).where(products.sku.in_(skus))
+        sa.select(
+            products.sku,
+            products.name,
+            products.withdrawn,
+            products.weight_g,
+            products.tax_class,
+        ).where(products.sku.in_(skus))
     )
-    for sku, name, withdrawn in names:
-        price = known[sku].prices if sku in known else {}
-        known[sku] = Offer(name=name, prices=price, withdrawn=withdrawn)
+    for sku, name, withdrawn, weight, tax_class in names:
+        known[sku] = Offer(
+            name=name,
+            prices=known[sku].prices if sku in known else {},
+            withdrawn=withdrawn,
+            weight_g=weight or 0,
+            tax_class=tax_class,
+        )
     return [{sku: known[sku] for sku in some if sku in known} for some in wanted]
 
 

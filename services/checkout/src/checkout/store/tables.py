@@ -220,6 +220,9 @@ products = sa.Table(
     sa.Column("product_id", sa.Uuid, nullable=False, index=True),
     sa.Column("name", sa.String(500), nullable=False),
     sa.Column("withdrawn", sa.Boolean, nullable=False),
+    # null where nobody says
+    sa.Column("weight_g", sa.BigInteger),
+    sa.Column("tax_class", sa.String(32)),
     sa.Column("version", sa.BigInteger, nullable=False),
 )
 
