@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from bus.broker import connected
 from shop.client import ShopClient
-from shop.servers import mariadb_url
+from shop.servers import OWNERS, mariadb_url
 from shop.services import prepare
 from shop.stack import Stack
 from shop_contracts.topology import TOPOLOGY
@@ -47,15 +47,16 @@ async def shop(native: Stack) -> AsyncIterator[ShopClient]:
         yield client
 
 
-async def _drop_orders(native: Stack) -> None:
+async def _drop_tables(native: Stack) -> None:
     if not native.mariadb:
         return
-    engine = create_async_engine(mariadb_url(native.profile, "checkout", "checkout"))
-    async with engine.begin() as connection:
-        await connection.execute(sa.text("SET FOREIGN_KEY_CHECKS = 0"))
-        for (table,) in (await connection.execute(sa.text("SHOW TABLES"))).all():
-            await connection.execute(sa.text(f"DROP TABLE `{table}`"))
-    await engine.dispose()
+    for owner in OWNERS:
+        engine = create_async_engine(mariadb_url(native.profile, owner, owner))
+        async with engine.begin() as connection:
+            await connection.execute(sa.text("SET FOREIGN_KEY_CHECKS = 0"))
+            for (table,) in (await connection.execute(sa.text("SHOW TABLES"))).all():
+                await connection.execute(sa.text(f"DROP TABLE `{table}`"))
+        await engine.dispose()
 
 
 async def _empty(stack: Any, native: Stack) -> None:
@@ -69,7 +70,7 @@ async def _empty(stack: Any, native: Stack) -> None:
     kept = ("checkout/checkout.sqlite*", "stock/stock.sqlite*")
     for file in (file for each in kept for file in native.profile.var.glob(each)):
         file.unlink()
-    await _drop_orders(native)
+    await _drop_tables(native)
     for file in native.profile.folder("payments").glob("journal.ndjson"):
         file.unlink()
     for service in ("catalog", "stock"):

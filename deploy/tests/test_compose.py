@@ -19,7 +19,10 @@ OFFSET = profiles.profile("containers").ports["edge"] - 8080
 JOBS = {"topology", *(f"{name}-migrate" for name in services.MIGRATES)}
 OURS = {f"{name}-{process}" for name, (which, _) in services.SERVICES.items() for process in which}
 SERVERS = set(SERVICES) - JOBS - OURS
-OUTSIDE = {"stock-notify": {"outside", "broker"}, "checkout-notify": {"outside", "mariadb"}}
+OUTSIDE = {
+    "stock-notify": {"outside", "broker", "mariadb"},
+    "checkout-notify": {"outside", "mariadb"},
+}
 """Who speaks to servers of others, and the least of ours: where what it sends comes from."""
 
 

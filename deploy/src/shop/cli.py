@@ -62,7 +62,8 @@ def up(
     profile: ProfileName = "shop",
     *,
     mariadb: Annotated[
-        bool | None, typer.Option("--mariadb/--sqlite", help="Where orders live; remembered.")
+        bool | None,
+        typer.Option("--mariadb/--sqlite", help="Where orders and the journal live; remembered."),
     ] = None,
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="Leave our own processes out.")
@@ -312,9 +313,12 @@ def import_feed(
 
 @app.command("rebuild", epilog="Example: [bold]./shop rebuild search[/bold]")
 def rebuild_store(
-    service: Annotated[str, typer.Argument(help="search")], profile: ProfileName = "shop"
+    service: Annotated[str, typer.Argument(help="search or stock")], profile: ProfileName = "shop"
 ) -> None:
-    """Make a service's store again out of the events, while it is in use."""
+    """Make a service's store again out of what is kept.
+
+    search: out of the events, while it is in use. stock: an empty Redis out of the journal.
+    """
 
     def tell(line: dict[str, Any]) -> None:
         facts = {key: value for key, value in line.items() if key not in LOG_KEYS}

@@ -17,11 +17,13 @@ from shop.profiles import ROOT, Profile
 from shop.secrets import api_keys_file, secret
 from shop.servers import (
     ELASTICSEARCH,
+    OWNERS,
     RABBITMQ,
     RABBITMQ_PLUGINS,
     SERVICES,
     USERS,
     broker_definitions,
+    mariadb_database,
     redis_config,
 )
 
@@ -152,7 +154,9 @@ def write_files(profile: Profile, *, mariadb: bool = False) -> Path:
     folder.chmod(0o700)
     for name, content in FILES.items():
         _write(folder / name, content(profile))
-    _write(folder / "checkout_database_url", _database_url(profile, mariadb=mariadb))
+    for owner in OWNERS:
+        url = _database_url(profile, owner, mariadb=mariadb)
+        _write(folder / f"{owner}_database_url", url)
     vcl = profile.folder("containers", "varnish")
     vcl.chmod(0o755)
     edge.varnish(vcl, _edge_values())
@@ -189,11 +193,11 @@ def _redis_conf(name: str) -> Callable[[Profile], str]:
     )
 
 
-def _database_url(profile: Profile, *, mariadb: bool) -> str:
+def _database_url(profile: Profile, owner: str, *, mariadb: bool) -> str:
     if not mariadb:
-        return "sqlite+aiosqlite:////data/checkout.sqlite"
-    login = f"checkout:{secret(profile, 'mariadb_checkout')}"
-    return f"mysql+asyncmy://{login}@mariadb:3306/checkout?charset=utf8mb4"
+        return f"sqlite+aiosqlite:////data/{owner}.sqlite"
+    login = f"{owner}:{secret(profile, f'mariadb_{owner}')}"
+    return f"mysql+asyncmy://{login}@mariadb:3306/{owner}?charset=utf8mb4"
 
 
 def _rabbitmq_conf(_: Profile) -> str:
@@ -278,5 +282,7 @@ FILES: dict[str, Callable[[Profile], str]] = {
     "rabbitmq_plugins": lambda _: f"[{','.join(RABBITMQ_PLUGINS)}].\n",
     "elasticsearch_yml": _elasticsearch_yml,
     "mariadb_root": lambda profile: secret(profile, "mariadb_root"),
-    "mariadb_checkout": lambda profile: secret(profile, "mariadb_checkout"),
+    "mariadb_init": lambda profile: "".join(
+        f"{line}\n" for owner in OWNERS for line in mariadb_database(profile, owner)
+    ),
 }

@@ -11,7 +11,7 @@ import msgspec
 from shop import audit, services
 from shop.stack import Stack, tail
 
-REBUILDS = {"search": "search-worker"}
+REBUILDS = {"search": "search-worker", "stock": "stock-journal"}
 """Services that can, by the process whose settings they need for it."""
 
 

@@ -43,7 +43,7 @@ def management(profile: Profile) -> str:
 
 
 def mariadb_url(profile: Profile, user: str, database: str) -> str:
-    """The database's address for `admin` or `checkout`."""
+    """A database's address for `admin` or the service that owns it."""
     login = f"{user}:{secret(profile, f'mariadb_{user}')}"
     path = f"/{database}?charset=utf8mb4"
     return profile.url("mariadb", scheme="mysql+asyncmy", login=login, path=path)
@@ -263,7 +263,7 @@ def elasticsearch(profile: Profile) -> Process:
 
 
 def mariadb(profile: Profile) -> Process:
-    """MariaDB for orders; its users are made by an init file that may run at every start."""
+    """MariaDB, a database for each owner; its users come from a file that every start may run."""
     home = profile.folder("mariadb")
     data = home / "data"
     program = _program("mariadbd")
@@ -291,25 +291,31 @@ def mariadb(profile: Profile) -> Process:
     return _server(profile, "mariadb", command, home=home, port=port, ready=greeting)
 
 
-def _mariadb_users(profile: Profile) -> list[str]:
-    def user(name: str, grant: str, option: str = "") -> list[str]:
-        who = f"'{name}'@'%'"
-        password = secret(profile, f"mariadb_{name}")
-        return [
-            f"CREATE USER IF NOT EXISTS {who};",
-            f"ALTER USER {who} IDENTIFIED BY '{password}';",
-            f"GRANT {grant} TO {who}{option};",
-        ]
+def mariadb_database(profile: Profile, owner: str) -> list[str]:
+    """A service's database, and its user who may do all in it and nothing elsewhere."""
+    create = f"CREATE DATABASE IF NOT EXISTS {owner} CHARACTER SET utf8mb4;"
+    return [create, *_mariadb_user(profile, owner, f"ALL ON {owner}.*")]
 
+
+def _mariadb_user(profile: Profile, name: str, grant: str, option: str = "") -> list[str]:
+    who = f"'{name}'@'%'"
+    password = secret(profile, f"mariadb_{name}")
+    return [
+        f"CREATE USER IF NOT EXISTS {who};",
+        f"ALTER USER {who} IDENTIFIED BY '{password}';",
+        f"GRANT {grant} TO {who}{option};",
+    ]
+
+
+def _mariadb_users(profile: Profile) -> list[str]:
     root = secret(profile, "mariadb_root")
     return [
         # an anonymous local user would shadow every user@'%'
         "DELETE FROM mysql.global_priv WHERE User = '';",
         "FLUSH PRIVILEGES;",
         f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{root}';",
-        "CREATE DATABASE IF NOT EXISTS checkout CHARACTER SET utf8mb4;",
-        *user("checkout", "ALL ON checkout.*"),
-        *user("admin", "ALL ON *.*", " WITH GRANT OPTION"),
+        *(line for owner in OWNERS for line in mariadb_database(profile, owner)),
+        *_mariadb_user(profile, "admin", "ALL ON *.*", " WITH GRANT OPTION"),
     ]
 
 
@@ -384,6 +390,8 @@ def _quoted(path: Path) -> str:
     return f'"{path}"'
 
 
+OWNERS = ("checkout", "stock")
+"""Services with a database on MariaDB."""
 STOCK_ACCESS = (
     "~{s*}:* +@read +@write +@stream +@transaction +@connection +eval +evalsha"
     " +script|load +script|exists -@dangerous -@admin +info +time"

@@ -22,10 +22,11 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
     """Every process of ours: the four services, the purger, the payment provider that plays one."""
     shared = {"PROFILE": _kind(profile)}
     shared["API_KEYS_FILE"] = str(api_keys_file(profile))
-    database = mariadb_url(profile, "checkout", "checkout") if mariadb else _sqlite(profile)
     found = []
     for service, (processes, store) in SERVICES.items():
-        settings = shared | store(profile, database) | {"HOST": "127.0.0.1"}
+        settings = shared | store(profile) | {"HOST": "127.0.0.1"}
+        if service in MIGRATES:
+            settings["DATABASE_URL"] = database_url(profile, service, mariadb=mariadb)
         if service in USERS:
             settings["BROKER_URL"] = amqp(profile, service)
         if service in READS:
@@ -100,15 +101,15 @@ def _port(service: str, process: str) -> str:
     return service if process == "api" else f"{service}-{process}"
 
 
-def _catalog(profile: Profile, _database: str) -> dict[str, str]:
+def _catalog(profile: Profile) -> dict[str, str]:
     return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
 
 
-def _search(profile: Profile, _database: str) -> dict[str, str]:
+def _search(profile: Profile) -> dict[str, str]:
     return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
 
 
-def _stock(profile: Profile, _database: str) -> dict[str, str]:
+def _stock(profile: Profile) -> dict[str, str]:
     login = f"stock:{secret(profile, 'redis_stock')}"
     return {
         "REDIS_URL": profile.url("redis-stock", scheme="redis", login=login, path="/0"),
@@ -117,12 +118,12 @@ def _stock(profile: Profile, _database: str) -> dict[str, str]:
     }
 
 
-def _checkout(profile: Profile, database: str) -> dict[str, str]:
+def _checkout(profile: Profile) -> dict[str, str]:
     login = f"checkout:{secret(profile, 'redis_checkout')}"
     carts = profile.url("redis-carts", scheme="redis", login=login, path="/0")
     # what is tested and measured is the price of the goods
     rules = {} if profile.name in TESTED else {"RULES": "sample"}
-    return {"REDIS_URL": carts, "DATABASE_URL": database, **rules} | {
+    return {"REDIS_URL": carts, **rules} | {
         "PAYMENT_URL": profile.url("payments-simulator", path="/"),
         "PAYMENT_KEY": secret(profile, "payments_key"),
         "PAYMENT_WEBHOOK_SECRET": secret(profile, "payments_webhook_secret"),
@@ -131,7 +132,7 @@ def _checkout(profile: Profile, database: str) -> dict[str, str]:
     }
 
 
-def _payments(profile: Profile, _database: str) -> dict[str, str]:
+def _payments(profile: Profile) -> dict[str, str]:
     return {
         "KEY": secret(profile, "payments_key"),
         "WEBHOOK_SECRET": secret(profile, "payments_webhook_secret"),
@@ -147,17 +148,20 @@ def _mails(profile: Profile, service: str) -> str:
     return str(folder)
 
 
-def _sqlite(profile: Profile) -> str:
-    return f"sqlite+aiosqlite:///{profile.folder('checkout') / 'checkout.sqlite'}"
+def database_url(profile: Profile, service: str, *, mariadb: bool) -> str:
+    """Where a service's tables are: a database of its own on MariaDB, or a file."""
+    if mariadb:
+        return mariadb_url(profile, service, service)
+    return f"sqlite+aiosqlite:///{profile.folder(service) / f'{service}.sqlite'}"
 
 
-def _purger(profile: Profile, _database: str) -> dict[str, str]:
+def _purger(profile: Profile) -> dict[str, str]:
     return {"PURGE_URL": profile.url("varnish-purge", path="/")}
 
 
 NEEDS = {
     "catalog": ["elasticsearch"],
-    "stock": ["redis-stock"],
+    "stock": ["redis-stock", "mariadb"],
     "search": ["elasticsearch"],
     "checkout": ["redis-carts", "mariadb", "payments-simulator"],
     "payments": [],
@@ -167,9 +171,9 @@ NEEDS = {
 MIGRATES = ["checkout", "stock"]
 """Services with tables of their own."""
 
-SERVICES: dict[str, tuple[list[str], Callable[[Profile, str], dict[str, str]]]] = {
+SERVICES: dict[str, tuple[list[str], Callable[[Profile], dict[str, str]]]] = {
     "catalog": (["api", "relay", "worker"], _catalog),
-    "stock": (["api", "relay", "worker", "notify"], _stock),
+    "stock": (["api", "relay", "worker", "notify", "journal"], _stock),
     "search": (["api", "worker"], _search),
     "checkout": (["api", "relay", "worker", "notify"], _checkout),
     "payments": (["simulator"], _payments),

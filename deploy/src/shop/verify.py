@@ -23,7 +23,8 @@ from bus.replay import follow
 from checkout.store import tables
 from checkout.totals import Breakdown, disagreements
 from shop.profiles import Profile
-from shop.servers import admin_redis, amqp, mariadb_url
+from shop.servers import admin_redis, amqp
+from shop.services import database_url
 from shop_contracts.topology import TOPOLOGY
 
 WAY = ("placed", "reserved", "authorised", "committed", "confirmed")
@@ -233,7 +234,7 @@ def _events(books: Books) -> Iterator[str]:
 async def read(profile: Profile, *, mariadb: bool) -> Books:
     """The books of the shop that runs in this profile."""
     books = Books()
-    await _read_orders(books, _database(profile, mariadb=mariadb))
+    await _read_orders(books, database_url(profile, "checkout", mariadb=mariadb))
     await _read_stock(books, admin_redis(profile, "redis-stock"))
     await _read_money(books, profile.url("payments-simulator", path="/simulator/ledger"))
     await _read_events(books, amqp(profile, "admin"))
@@ -249,12 +250,6 @@ async def settled(profile: Profile, *, mariadb: bool, within: float) -> list[str
             return found
         await asyncio.sleep(1)
     return []
-
-
-def _database(profile: Profile, *, mariadb: bool) -> str:
-    if mariadb:
-        return mariadb_url(profile, "checkout", "checkout")
-    return f"sqlite+aiosqlite:///{profile.folder('checkout') / 'checkout.sqlite'}"
 
 
 async def _read_orders(books: Books, url: str) -> None:

@@ -1,24 +1,40 @@
 """A store of this session's own keys on the real Redis, emptied for each test."""
 
+import random
 import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from uuid import UUID, uuid4
 
 import pytest
+import sqlalchemy as sa
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chassis.database import Database, database
+from chassis.problems import Conflict, Gone, NotFound
+from stock import schema
 from stock.app import connect
+from stock.bookkeeping import Bookkeeper
+from stock.domain import Action, Adjust
+from stock.journal import Journal
+from stock.prices import PriceEntry, moment
 from stock.settings import Settings
 from stock.store import StockStore
+
+WEEK_MS = 7 * 86_400_000
+FAR_MS = 4_102_444_800_000
 
 
 class Stack(Protocol):
     redis_stock_url: str
+    mariadb_url: str | None
 
 
 @pytest.fixture
@@ -44,6 +60,141 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 @pytest.fixture
 def store(redis: Redis, settings: Settings) -> StockStore:
     return StockStore(redis, settings.key_prefix)
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+async def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """An empty database of the test's own, on either server."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'stock.sqlite'}"
+        return
+    stack: Stack = request.getfixturevalue("stack")
+    if stack.mariadb_url is None:
+        pytest.skip("this stack has no MariaDB")
+    name = f"stock_{secrets.token_hex(4)}"
+    async with database(stack.mariadb_url) as server:
+        await _run(server, f"CREATE DATABASE {name}")
+        own = sa.make_url(stack.mariadb_url).set(database=name)
+        yield own.render_as_string(hide_password=False)
+        await _run(server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+async def sql(sql_url: str) -> AsyncIterator[Database]:
+    """A database of the test's own with all tables."""
+    async with database(sql_url) as opened:
+        await schema.migrate(opened)
+        yield opened
+
+
+class Shop:
+    """A store with its journal."""
+
+    def __init__(
+        self, redis: Redis, settings: Settings, store: StockStore, journal: Journal
+    ) -> None:
+        self.redis: Any = redis
+        self.prefix = settings.key_prefix
+        self.store = store
+        self.journal = journal
+        self.books = self.bookkeeper()
+
+    def bookkeeper(self, keep_ms: int = WEEK_MS) -> Bookkeeper:
+        return Bookkeeper(self.redis, self.store.slots, self.journal, keep_ms=keep_ms)
+
+    async def put(self, sku: str, units: int, **more: Any) -> None:
+        await self.store.adjust(sku, Adjust(stock=units, action=Action.SET), **more)
+
+    async def keys(self) -> list[str]:
+        return [key async for key in self.redis.scan_iter(f"{self.prefix}*", count=1000)]
+
+    async def empty(self) -> None:
+        """As a server that lost its disk."""
+        await self.redis.unlink(*await self.keys())
+
+    async def state(self) -> dict[str, Any]:
+        """Every key with what it holds; of the ledger what moved units.
+
+        Left out are the marks of events: the holds answer for them.
+        """
+        found: dict[str, Any] = {}
+        for key in await self.keys():
+            name = key.removeprefix(self.prefix)
+            match await self.redis.type(key):
+                case "hash":
+                    found[name] = await self.redis.hgetall(key)
+                case "zset":
+                    found[name] = await self.redis.zrange(key, 0, -1, withscores=True)
+                case "list":
+                    found[name] = await self.redis.lrange(key, 0, -1)
+                case "stream":
+                    entries = await self.redis.xrange(key)
+                    moved = [each for each in entries if "davail" in each[1]]
+                    found[name] = moved if key.endswith(":ledger") else entries
+        return {name: held for name, held in found.items() if held}
+
+    async def ends(self) -> dict[str, int]:
+        """When each key that ends is forgotten, in ms; marks of events are left out."""
+        ends = {
+            key.removeprefix(self.prefix): await self.redis.pexpiretime(key)
+            for key in await self.keys()
+            if await self.redis.type(key) == "hash"
+        }
+        return {key: at for key, at in ends.items() if at > 0}
+
+    async def busy(self, seed: int, steps: int = 60) -> None:
+        """Do a bit of everything that a shop does with its stock."""
+        draw = random.Random(seed)
+        skus = [f"sku-{n}" for n in range(6)]
+        for sku in skus:
+            await self.put(sku, 40)
+        orders: list[tuple[UUID, list[tuple[str, int]]]] = [(uuid4(), [(skus[0], 1)])]
+        carts = [uuid4()]
+
+        def lines() -> list[tuple[str, int]]:
+            return [(each, draw.randint(1, 4)) for each in draw.sample(skus, 2)]
+
+        async def order(_: str) -> None:
+            orders.append((uuid4(), lines()))
+            await self.store.reserve(*orders[-1], uuid4(), taking=draw.choice([None, *carts]))
+
+        async def price(sku: str) -> None:
+            until = draw.choice((None, moment(FAR_MS + draw.randint(0, 99))))
+            entry = PriceEntry(currency="EUR", amount_minor=draw.randint(0, 99), valid_until=until)
+            await self.store.set_prices(sku, [entry])
+
+        async def end(_: str) -> None:
+            op = draw.choice(("commit", "release", "return"))
+            await self.store.finish(op, *draw.choice(orders), uuid4())
+
+        async def cart(_: str) -> None:
+            carts.append(uuid4())
+            await self.store.hold(carts[-1], lines())
+
+        deeds: list[Callable[[str], Awaitable[Any]]] = [
+            lambda sku: self.put(sku, draw.randint(20, 60)),
+            lambda sku: self.put(sku, draw.randint(20, 60), key=f"a-key-{draw.random()}"),
+            lambda sku: self.store.set_threshold(sku, draw.choice((None, 3, 5))),
+            lambda _: self.store.extend(draw.choice(carts)),
+            lambda _: self.store.release(draw.choice(carts)),
+            *(order, price, end, end, cart),
+        ]
+        for _ in range(steps):
+            with suppress(Conflict, Gone, NotFound):
+                await draw.choice(deeds)(draw.choice(skus))
+
+
+@pytest.fixture
+def shop(redis: Redis, settings: Settings, store: StockStore, sql: Database) -> Shop:
+    """A shop with its journal, on both databases."""
+    return Shop(redis, settings, store, Journal(sql))
+
+
+async def _run(server: Database, statement: str) -> None:
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(sa.text(statement))
+
+    await server.write(work)
 
 
 class Server:

@@ -23,11 +23,12 @@ from standardwebhooks import Webhook
 
 from chassis.database import database
 from chassis.http.server import listening
+from stock import schema
 from stock.app import application
 from stock.domain import Action, Adjust
 from stock.settings import Settings
 from stock.store import StockStore
-from stock.waiting import METADATA, alerts
+from stock.waiting import alerts
 
 pytestmark = pytest.mark.connected
 
@@ -46,7 +47,7 @@ async def config(settings: Settings, tmp_path: Path) -> Settings:
     keys.write_bytes(msgspec.json.encode({"w": {"sha256": hashed, "scopes": ["stock:write"]}}))
     url = f"sqlite+aiosqlite:///{tmp_path / 'stock.sqlite3'}"
     async with database(url) as sql:
-        await sql.create(METADATA)
+        await schema.migrate(sql)
     return msgspec.structs.replace(
         settings,
         api_keys_file=str(keys),

@@ -2,12 +2,9 @@
 
 import asyncio
 import random
-import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -15,17 +12,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from chassis.database import Database, database
+from chassis.database import Database
 from notify.book import Book
 from notify.mail import Mail
 from stock import waiting as waiting_
-from stock.waiting import METADATA, TABLES, Alert, NoSuchAlert, Priced, TooManyAlerts, Waiting
+from stock.waiting import TABLES, Alert, NoSuchAlert, Priced, TooManyAlerts, Waiting
 
 pytestmark = pytest.mark.connected
-
-
-class Stack(Protocol):
-    mariadb_url: str | None
 
 
 class Kept:
@@ -62,32 +55,10 @@ class Kept:
             return list((await connection.execute(sa.select(table))).all())
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
-async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kept]:
+@pytest.fixture
+def kept(sql: Database) -> Kept:
     """The same tests on both databases; each has one of its own."""
-    if request.param == "sqlite":
-        async with database(f"sqlite+aiosqlite:///{tmp_path / 'stock.sqlite'}") as sql:
-            await sql.create(METADATA)
-            yield Kept(sql)
-        return
-    stack: Stack = request.getfixturevalue("stack")
-    if stack.mariadb_url is None:
-        pytest.skip("this stack has no MariaDB")
-    name = f"stock_{secrets.token_hex(4)}"
-    async with database(stack.mariadb_url) as server:
-        await _run(server, f"CREATE DATABASE {name}")
-        own = sa.make_url(stack.mariadb_url).set(database=name)
-        async with database(own.render_as_string(hide_password=False)) as sql:
-            await sql.create(METADATA)
-            yield Kept(sql)
-        await _run(server, f"DROP DATABASE {name}")
-
-
-async def _run(server: Database, statement: str) -> None:
-    async def work(connection: Any) -> None:
-        await connection.execute(sa.text(statement))
-
-    await server.write(work)
+    return Kept(sql)
 
 
 async def test_those_who_came_first_are_told_first_and_no_more_than_came_back(

@@ -1,4 +1,4 @@
-"""`python -m stock api | relay | worker | notify | migrate`. Knows the processes' names only."""
+"""`python -m stock NAME`, see below for the names. Knows nothing else of the processes."""
 
 from chassis.process import main
 from stock import app
@@ -11,6 +11,8 @@ if __name__ == "__main__":
             "relay": app.relay,
             "worker": app.worker,
             "notify": app.notifier,
+            "journal": app.journal,
             "migrate": app.migrate,
+            "rebuild": app.rebuild,
         },
     )

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import structlog
 from aiohttp import web
+from msgspec.structs import asdict
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -21,15 +23,21 @@ from notify.book import Book
 from notify.dispatch import dispatch, sweep
 from notify.mail import mailer
 from notify.sender import Sender, public_session
-from stock import alerts, live, notices, pages
+from stock import alerts, live, notices, pages, schema
 from stock import api as api_
 from stock import worker as worker_
+from stock.auditor import Auditor, Bounds
+from stock.bookkeeping import Bookkeeper
 from stock.domain import build
+from stock.journal import Journal
 from stock.ledgers import BLOCK_MILLISECONDS as LEDGER_BLOCK_MILLISECONDS
 from stock.ledgers import Ledgers
+from stock.rebuild import Rebuild
 from stock.settings import PREFIX, Settings
 from stock.store import StockStore
-from stock.waiting import METADATA, TABLES, Waiting
+from stock.waiting import TABLES, Waiting
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 def connect(settings: Settings, *, patience: float = 0) -> Redis:
@@ -156,10 +164,42 @@ async def notifier() -> None:
         )
 
 
+async def journal() -> None:
+    """Follows the ledgers into SQL, and audits both."""
+    settings = _settings()
+    async with connect(settings) as redis, database(settings.database_url) as sql:
+        store = _store(redis, settings)
+        books = Bookkeeper(
+            redis, store.slots, Journal(sql), keep_ms=settings.ledger_keep_seconds * 1000
+        )
+        bounds = Bounds(units=settings.audit_units, repairs=settings.audit_repairs)
+        auditor = Auditor(redis, store.slots, Journal(sql), bounds)
+        await run_until_stopped(
+            *(books.follow(slot) for slot in store.slots),
+            books.tidy(),
+            auditor.run(settings.audit_pause_seconds),
+            health=_health(settings.host, settings.journal_port),
+            checks=[("redis", store.ping), ("sql", sql.ping), ("journal", books.check)],
+        )
+
+
 async def migrate() -> None:
-    """Create what is missing in the database; a second run changes nothing."""
+    """Bring the database's schema up to date; a second run changes nothing."""
     async with database(_settings().database_url) as sql:
-        await sql.create(METADATA)
+        await schema.migrate(sql)
+
+
+async def rebuild() -> None:
+    """Fill an empty Redis from the journal."""
+    settings = _settings()
+    async with connect(settings) as redis, database(settings.database_url) as sql:
+        done = await Rebuild(
+            redis,
+            _store(redis, settings).slots,
+            Journal(sql),
+            keep_ms=settings.ledger_keep_seconds * 1000,
+        ).run()
+    _log.info("rebuilt", **asdict(done))
 
 
 def _waiting(sql: Database, settings: Settings) -> Waiting:

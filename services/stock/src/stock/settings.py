@@ -34,6 +34,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     live_origins: str = ""
     database_url: str = "sqlite+aiosqlite:///stock.sqlite3"
     notify_port: int = 0
+    journal_port: int = 0
+    # How much of the ledger stays in Redis once it is in the journal.
+    ledger_keep_seconds: Annotated[int, Meta(ge=0)] = 7 * 86_400
+    # The audit rests so long after each slice, and mends by itself so many units of a SKU at most,
+    # so many times in a round.
+    audit_pause_seconds: Annotated[float, Meta(gt=0)] = 0.5
+    audit_units: Annotated[int, Meta(ge=0)] = 10
+    audit_repairs: Annotated[int, Meta(ge=0)] = 20
     # The shop as its visitors reach it, for the links in mails.
     public_url: str = "http://127.0.0.1:8080"
     # Without a mail server, mails are files in `mail_dir`.

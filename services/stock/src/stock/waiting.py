@@ -27,6 +27,7 @@ from chassis.problems import Conflict, NotFound
 from notify.book import Book, Message
 from notify.mail import Mail, encode
 from stock import waves
+from stock.tables import METADATA
 
 When = Literal["back_in_stock", "price_below"]
 
@@ -89,15 +90,6 @@ def amounts(prices: Iterable[Price]) -> dict[str, int]:
         if price.group is None and price.min_qty == 1
     }
 
-
-METADATA = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
 
 TABLES = notify.tables.tables(METADATA)
 

@@ -1,0 +1,8 @@
+"""What Alembic runs: the migrations, on the connection that `schema.migrate` holds."""
+
+from alembic import context
+
+from stock.tables import METADATA
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+context.run_migrations()

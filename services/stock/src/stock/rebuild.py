@@ -1,0 +1,201 @@
+"""Fills an empty Redis from the journal, a partition at a time. Knows no SQL.
+
+The ledger comes last: where it is missing, a partition is not whole. What a broken rebuild left is
+written again; keys that no rebuild wrote are never touched.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from stock import tables
+from stock.books import read_id
+from stock.journal import Journal, units
+from stock.slots import Slot, Slots, answering
+from stock.store import KEEP_MS
+
+BATCH = 1_000
+_OPEN = "redis.call('RENAME', KEYS[1], KEYS[2]) redis.call('DEL', KEYS[3])"
+
+
+class NotEmpty(Exception):
+    """The partition has keys that no rebuild wrote."""
+
+
+class Rebuilt(Struct, kw_only=True):
+    """How much of each kind a rebuild wrote."""
+
+    skus: int = 0
+    prices: int = 0
+    holds: int = 0
+    commands: int = 0
+    untold: int = 0
+    movements: int = 0
+
+
+class Rebuild:
+    """Writes what the journal knows into `redis`; `keep_ms` of the ledger with it."""
+
+    def __init__(self, redis: Redis, slots: Slots, journal: Journal, *, keep_ms: int) -> None:
+        self._redis: Any = redis
+        self._slots = slots
+        self._journal = journal
+        self._keep_ms = keep_ms
+
+    async def run(self) -> Rebuilt:
+        """Fill every partition. Raises NotEmpty, before anything is written, and Unavailable."""
+        cursors = await self._journal.cursors()
+        for slot in self._slots:
+            await self._refuse(slot)
+        done = Rebuilt()
+        for slot in self._slots:
+            if cursor := cursors.get(slot.number):
+                await self._fill(slot, cursor, done)
+        return done
+
+    async def _refuse(self, slot: Slot) -> None:
+        with answering:
+            if await self._redis.exists(_mark(slot)):
+                return
+            async for key in self._redis.scan_iter(f"{_at(slot)}*", count=BATCH):
+                raise NotEmpty(f"partition {slot.number} is not empty: it has {key}")
+
+    async def _fill(self, slot: Slot, cursor: str, done: Rebuilt) -> None:
+        with answering:
+            await self._redis.set(_mark(slot), cursor)
+            await self._redis.unlink(slot.outbox, slot.exp, slot.bounds, slot.ledger)
+        now = await self._now()
+        done.skus += await self._each(slot, tables.levels, self._level)
+        done.prices += await self._each(slot, tables.prices, self._price)
+        done.holds += await self._each(slot, tables.holds, self._hold, now)
+        done.commands += await self._each(slot, tables.commands, self._command, now)
+        done.untold += await self._each(slot, tables.untold, self._event)
+        done.movements += await self._ledger(slot, cursor, now)
+
+    async def _each(
+        self, slot: Slot, table: sa.Table, write: Callable[..., bool], *args: Any
+    ) -> int:
+        count = 0
+        async for rows in self._rows(slot, table, None):
+            pipe = self._redis.pipeline(transaction=False)
+            count += sum([write(pipe, slot, row, *args) for row in rows])
+            with answering:
+                await pipe.execute()
+        return count
+
+    async def _rows(
+        self, slot: Slot, table: sa.Table, after: tuple[Any, ...] | None
+    ) -> AsyncIterator[Sequence[sa.Row[Any]]]:
+        keys = [column.name for column in table.primary_key if column.name != "slot"]
+        while True:
+            async with self._journal.at_cursor(slot.number) as snapshot:
+                rows = await snapshot.rows(table, after, BATCH)
+            if not rows:
+                return
+            yield rows
+            after = tuple(getattr(rows[-1], key) for key in keys)
+
+    def _level(self, pipe: Any, slot: Slot, row: Any) -> bool:
+        # the index of the movements begins anew with what of the ledger comes back
+        pipe.unlink(slot.moves(row.sku))
+        level = units(row)
+        if level.ver:
+            fields = {name: str(value) for name, value in _counted(level).items()}
+            pipe.hset(slot.quantity(row.sku), mapping=fields)
+        return bool(level.ver)
+
+    def _price(self, pipe: Any, slot: Slot, row: Any) -> bool:
+        pipe.hset(slot.price(row.sku), mapping=row.fields)
+        if until := row.fields.get("until"):
+            pipe.zadd(slot.bounds, {row.sku: until})
+        return True
+
+    def _hold(self, pipe: Any, slot: Slot, row: Any, now: int) -> bool:
+        ends = row.at_ms + KEEP_MS
+        if row.state == "held":
+            pipe.zadd(slot.exp, {row.name: row.fields["exp"]})
+        elif ends <= now:
+            return False
+        pipe.hset(slot.hold(row.name), mapping=row.fields)
+        if row.state != "held":
+            pipe.pexpireat(slot.hold(row.name), ends)
+        return True
+
+    def _command(self, pipe: Any, slot: Slot, row: Any, now: int) -> bool:
+        ends = row.at_ms + KEEP_MS
+        if ends <= now:
+            return False
+        pipe.hset(slot.marker(row.key), mapping=row.fields)
+        pipe.pexpireat(slot.marker(row.key), ends)
+        return True
+
+    def _event(self, pipe: Any, slot: Slot, row: Any) -> bool:
+        pipe.xadd(slot.outbox, row.fields, id=f"{row.at_ms}-{row.seq}")
+        return True
+
+    async def _ledger(self, slot: Slot, cursor: str, now: int) -> int:
+        """The newest movements, then where the journal goes on; with that the partition is whole.
+
+        They are written beside the ledger's place, and put there in one step at the end.
+        """
+        beside, count = f"{_at(slot)}ledger:rebuilt", 0
+        with answering:
+            await self._redis.unlink(beside)
+        async for rows in self._rows(slot, tables.movements, (now - KEEP_MS, 0)):
+            pipe = self._redis.pipeline(transaction=False)
+            for row in rows:
+                if row.order_id and row.cause:
+                    # what an event has moved it has moved: it may come again
+                    pipe.set(slot.marker(row.cause), "1", pxat=row.at_ms + KEEP_MS)
+                if row.at_ms < now - self._keep_ms:
+                    continue
+                id_ = f"{row.at_ms}-{row.seq}"
+                pipe.xadd(beside, _movement(row), id=id_)
+                pipe.rpush(slot.moves(row.sku), id_)
+                count += 1
+            with answering:
+                await pipe.execute()
+        with answering:
+            last = await self._redis.xrevrange(beside, count=1)
+            if not last or read_id(last[0][0]) < read_id(cursor):
+                await self._redis.xadd(beside, {"op": "rebuilt"}, id=cursor)
+            await self._redis.eval(_OPEN, 3, beside, slot.ledger, _mark(slot))
+        return count
+
+    async def _now(self) -> int:
+        with answering:
+            seconds, micros = await self._redis.time()
+        return int(seconds * 1000 + micros // 1000)
+
+
+def _at(slot: Slot) -> str:
+    return slot.ledger.removesuffix("ledger")
+
+
+def _mark(slot: Slot) -> str:
+    return f"{_at(slot)}rebuilding"
+
+
+def _counted(level: Any) -> Mapping[str, int]:
+    names = ("recv", "avail", "resv", "sold", "ver")
+    low = {} if level.low is None else {"low": level.low}
+    return {name: getattr(level, name) for name in names} | low
+
+
+def _movement(row: Any) -> dict[str, str]:
+    return {
+        "op": row.op,
+        "order": row.order_id,
+        "sku": row.sku,
+        "davail": str(row.davail),
+        "dresv": str(row.dresv),
+        "dsold": str(row.dsold),
+        "drecv": str(row.drecv),
+        "cause": row.cause,
+        "event": row.event,
+        "ver": str(row.version),
+        "reason": row.reason,
+    }

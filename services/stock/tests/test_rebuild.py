@@ -1,0 +1,162 @@
+"""An empty Redis becomes what the old one was, from the journal alone."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from stock.domain import build
+from stock.rebuild import NotEmpty, Rebuild
+from stock.settings import Settings
+
+pytestmark = pytest.mark.connected
+
+
+@pytest.fixture
+def settings(redis_server: Callable[..., Any]) -> Settings:
+    """A Redis of the test's own: all of its keys are looked at."""
+    return Settings(redis_url=redis_server("--appendonly", "no").url, redis_timeout=10)
+
+
+WEEK_MS = 7 * 86_400_000
+
+
+def rebuilding(shop: Any, keep_ms: int = WEEK_MS) -> Rebuild:
+    return Rebuild(shop.redis, shop.store.slots, shop.journal, keep_ms=keep_ms)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_rebuilt_redis_equals_the_old_one(shop: Any, seed: int) -> None:
+    await shop.busy(seed, 120)
+    await shop.books.catch_up()
+    before, ends = await shop.state(), await shop.ends()
+    await shop.empty()
+
+    done = await rebuilding(shop).run()
+
+    after = await shop.state()
+    assert before == after
+    ended = await shop.ends()
+    assert ends.keys() == ended.keys()
+    assert all(abs(ends[key] - ended[key]) < 5_000 for key in ends)
+    assert 6 == done.skus
+    # the journal goes on from where it was, and a second rebuild would have nothing to do
+    await shop.bookkeeper().catch_up()
+    with pytest.raises(NotEmpty):
+        await rebuilding(shop).run()
+
+
+async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(shop: Any) -> None:
+    order, cart, expiring = uuid4(), uuid4(), uuid4()
+    lines = [("chair", 2), ("table", 1)]
+    await shop.put("chair", 5)
+    await shop.put("table", 5)
+    await shop.store.reserve(order, lines, uuid4())
+    await shop.store.hold(cart, [("chair", 1)])
+    await shop.store.reserve(expiring, [("table", 1)], uuid4())
+    await shop.books.catch_up()
+    old = await shop.redis.xrange(shop.store.slots[0].outbox)
+    await shop.empty()
+    await rebuilding(shop).run()
+
+    assert "committed" == await shop.store.finish("commit", order, lines, uuid4())
+    assert "dup" == await shop.store.reserve(order, lines, uuid4())
+    await shop.store.release(cart)
+    level = await shop.store.level("chair")
+    assert (3, 0, 5) == (level.available, level.reserved, level.version)
+    waiting = [build(fields) for _, fields in await shop.redis.xrange(shop.store.slots[0].outbox)]
+    assert [fields["id"] for _, fields in old] == [str(e.meta.id) for e in waiting[: len(old)]]
+    versions = [
+        event.meta.entityversion
+        for event in waiting
+        if event.meta.subject == "chair" and event.meta.key == "stock.changed.v1"
+    ]
+    assert [1, 2, 3, 4, 5] == versions
+    assert [5, 4, 3, 2, 1] == [each.version for each in await shop.store.ledger("chair")]
+    await shop.bookkeeper().catch_up()
+    told = await shop.journal.movements("chair", before=None, limit=9)
+    assert told == await shop.store.ledger("chair")
+
+
+async def test_an_event_that_moved_units_stays_handled(shop: Any) -> None:
+    order, refund = uuid4(), uuid4()
+    await shop.put("chair", 5)
+    await shop.store.reserve(order, [("chair", 3)], uuid4())
+    await shop.store.finish("commit", order, [("chair", 3)], uuid4())
+    await shop.store.restock(order, [("chair", 1)], refund)
+    await shop.books.catch_up()
+    await shop.empty()
+    await rebuilding(shop).run()
+
+    assert "dup" == await shop.store.restock(order, [("chair", 1)], refund)
+    assert 3 == (await shop.store.level("chair")).available
+
+
+async def test_what_has_left_the_outbox_is_not_told_again(shop: Any) -> None:
+    slot = shop.store.slots[0]
+    await shop.put("chair", 1)
+    await shop.books.catch_up()
+    await shop.redis.xtrim(slot.outbox, maxlen=0)
+    await shop.put("chair", 2)
+    await shop.books.catch_up()
+    await shop.empty()
+
+    done = await rebuilding(shop).run()
+
+    assert 1 == done.untold
+    assert ["2"] == [fields["version"] for _, fields in await shop.redis.xrange(slot.outbox)]
+
+
+async def test_a_rebuild_that_was_broken_off_is_done_again_whole(
+    shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.busy(4)
+    await shop.books.catch_up()
+    before = await shop.state()
+    await shop.empty()
+
+    class Died(Exception):
+        pass
+
+    async def die(*_: Any) -> int:
+        raise Died
+
+    for where in ("_ledger", "_each"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Rebuild, where, die)
+            with pytest.raises(Died):
+                await rebuilding(shop).run()
+    await rebuilding(shop).run()
+
+    assert before == await shop.state()
+
+
+async def test_a_redis_that_has_anything_is_left_alone(shop: Any) -> None:
+    await shop.put("chair", 1)
+    await shop.books.catch_up()
+    await shop.empty()
+    await shop.put("table", 1)
+    before = await shop.state()
+
+    with pytest.raises(NotEmpty, match="partition 0 is not empty"):
+        await rebuilding(shop).run()
+
+    assert before == await shop.state()
+
+
+async def test_a_short_ledger_comes_back_short_and_goes_on(shop: Any) -> None:
+    for units in (1, 2, 3):
+        await shop.put("chair", units)
+    await shop.books.catch_up()
+    await shop.empty()
+    await asyncio.sleep(0.01)
+
+    done = await rebuilding(shop, keep_ms=0).run()
+
+    assert 0 == done.movements
+    await shop.put("chair", 4)
+    assert [4] == [each.version for each in await shop.store.ledger("chair")]
+    await shop.bookkeeper().catch_up()
+    assert 4 == len(await shop.journal.movements("chair", before=None, limit=9))
