@@ -2,6 +2,7 @@
 
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from stock.journal import Journal
 from stock.prices import PriceEntry, moment
 from stock.settings import Settings
 from stock.store import StockStore
+from stock.tables import METADATA
 
 WEEK_MS = 7 * 86_400_000
 FAR_MS = 4_102_444_800_000
@@ -62,28 +64,45 @@ def store(redis: Redis, settings: Settings) -> StockStore:
     return StockStore(redis, settings.key_prefix)
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
-async def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """An empty database of the test's own, on either server."""
-    if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'stock.sqlite'}"
-        return
-    stack: Stack = request.getfixturevalue("stack")
+@pytest.fixture(scope="session")
+async def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables, to be copied."""
+    path = tmp_path_factory.mktemp("sql") / "stock.sqlite"
+    async with database(f"sqlite+aiosqlite:///{path}") as opened:
+        await schema.migrate(opened)
+    return path
+
+
+@pytest.fixture(scope="session")
+async def mariadb_url(stack: Stack) -> AsyncIterator[str]:
+    """A database of this session's own with all tables."""
     if stack.mariadb_url is None:
         pytest.skip("this stack has no MariaDB")
     name = f"stock_{secrets.token_hex(4)}"
+    own = sa.make_url(stack.mariadb_url).set(database=name).render_as_string(hide_password=False)
     async with database(stack.mariadb_url) as server:
         await _run(server, f"CREATE DATABASE {name}")
-        own = sa.make_url(stack.mariadb_url).set(database=name)
-        yield own.render_as_string(hide_password=False)
+        async with database(own) as opened:
+            await schema.migrate(opened)
+        yield own
         await _run(server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def sql_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with all tables, on either server."""
+    if request.param == "mariadb":
+        return str(request.getfixturevalue("mariadb_url"))
+    copied = shutil.copy(request.getfixturevalue("sqlite_file"), tmp_path / "stock.sqlite")
+    return f"sqlite+aiosqlite:///{copied}"
 
 
 @pytest.fixture
 async def sql(sql_url: str) -> AsyncIterator[Database]:
-    """A database of the test's own with all tables."""
+    """A database with all tables and no row."""
     async with database(sql_url) as opened:
-        await schema.migrate(opened)
+        for table in reversed(METADATA.sorted_tables):
+            await _run(opened, f"DELETE FROM {table.name}")
         yield opened
 
 
