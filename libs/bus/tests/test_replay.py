@@ -176,3 +176,35 @@ async def test_a_reader_whose_connections_are_cut_reads_nothing_twice_and_misses
 
     assert list(range(900)) == [logged.offset for logged in found]
     assert list(range(1, 901)) == [logged.event.meta.entityversion for logged in found]
+
+
+async def test_a_stream_that_ends_in_what_is_no_event_has_an_end(new_broker_url: str) -> None:
+    async with connected(new_broker_url, "test") as connection:
+        exchange = await (await confirming(connection)).get_exchange("stock.events")
+        garbage = aio_pika.Message(b"{no json", content_type=CONTENT_TYPE)
+        await exchange.publish(garbage, routing_key="stock.changed.v1")
+        assert 1 == await replay.end(new_broker_url, "stock")
+
+        await publish(new_broker_url, change(1))
+        await exchange.publish(garbage, routing_key="stock.changed.v1")
+    async with asyncio.timeout(DEADLINE):
+        assert 3 == await replay.end(new_broker_url, "stock")
+        found = [one.offset async for one in replay.until(new_broker_url, "stock", "first", 3)]
+        count = await replay.send(new_broker_url, "stock", "search.stock", "first", every)
+
+    assert [1] == found
+    assert 1 == count
+
+
+async def test_a_reader_whose_stream_is_taken_away_hears_of_it(new_broker_url: str) -> None:
+    await publish(new_broker_url, change(1))
+    async with (
+        connected(new_broker_url, "test") as connection,
+        aclosing(replay.follow(new_broker_url, "stock")) as stream,
+        asyncio.timeout(DEADLINE),
+    ):
+        assert 0 == (await anext(stream)).offset
+        await (await connection.channel()).queue_delete(topology.log("stock"))
+
+        with pytest.raises(ConnectionError):
+            await anext(stream)

@@ -45,7 +45,7 @@ disorder = st.lists(st.integers(1, 5), min_size=LENGTH, max_size=LENGTH).flatmap
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(order=disorder, workers=st.integers(1, 4))
 async def test_disorder_repetition_and_concurrency_end_in_the_documents_of_the_calm_course(

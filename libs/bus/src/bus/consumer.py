@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.util.types import AnyValue
 
 from bus import failpoints, tracing
-from bus.broker import BROKER_ERRORS, pause
+from bus.broker import BROKER_ERRORS, pause, stop_if_cancelled
 from bus.share import Share
 from bus.subscription import PERMANENT, Place, Subscription, Taken, subscribed
 from shop_contracts import topology
@@ -38,7 +38,9 @@ C = TypeVar("C")
 Handler = Callable[[C, Event[Any]], Awaitable[None]]
 BatchHandler = Callable[[C, Sequence[Event[Fact]]], Awaitable[None]]
 
-DRAIN_SECONDS = 10
+DRAIN_SECONDS = 8
+"""Shorter than a process has to stop, so that what was done is still acked."""
+GIVE_UP_SECONDS = 1
 
 
 class Permanent(Exception):
@@ -232,6 +234,9 @@ async def _drain(tasks: Collection[asyncio.Task[None]]) -> None:
         _, late = await asyncio.wait(list(tasks), timeout=DRAIN_SECONDS)
         for task in late:
             task.cancel()
+        if late:
+            # what they hold open is given back before it is closed under them
+            await asyncio.wait(late, timeout=GIVE_UP_SECONDS)
 
 
 async def _for_ever(
@@ -250,6 +255,7 @@ async def _for_ever(
             except BROKER_ERRORS as error:
                 log.warning("consumer of %s starts again: %r", place.queue, error)
             await pause()
+            stop_if_cancelled()
 
     name = topology.queue(consumer, owner)
     if not partitions:

@@ -63,6 +63,8 @@ async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
             await pause()
     finally:
         observing.cancel()
+        # the store is closed next, and must not be asked then
+        await asyncio.wait([observing], timeout=OBSERVE_SECONDS)
 
 
 def announce(owner: str) -> None:
@@ -135,3 +137,4 @@ async def _observe(owner: str, outbox: Outbox) -> NoReturn:
             _depth.set(depth, {"owner": owner})
             _age.set(max(age, 0.0), {"owner": owner})
         await asyncio.sleep(OBSERVE_SECONDS)
+        stop_if_cancelled()

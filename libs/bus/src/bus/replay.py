@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from msgspec import Struct
 
 from bus import wire
-from bus.broker import BROKER_ERRORS, connected, pause
+from bus.broker import BROKER_ERRORS, CONNECT_SECONDS, connected, pause
 from bus.frames import Message
 from bus.publisher import Publisher
 from bus.subscription import REPLAY_HEADER
@@ -27,6 +27,7 @@ PREFETCH = 500
 BATCH = 500
 FIRST_SECONDS = 3.0
 QUIET_SECONDS = 1.0
+END_SECONDS = 60.0
 
 Since = str | int | datetime
 """Where to begin: "first", "next", an offset, or a time."""
@@ -46,25 +47,47 @@ async def follow(broker_url: str, owner: str, since: Since = "first") -> AsyncGe
     From a time on it may begin earlier: the broker finds chunks, not messages.
     Ends with a `ConnectionError` when the connection does; go on from the last offset + 1.
     """
+    async with aclosing(_read(broker_url, owner, since)) as stream:
+        async for offset, body in stream:
+            if logged := _logged(owner, offset, body):
+                yield logged
+
+
+async def _read(
+    broker_url: str, owner: str, since: Since, begun: asyncio.Event | None = None
+) -> AsyncGenerator[tuple[int, bytes]]:
+    """What stands in the stream, events or not, with its place; `begun` when the broker reads."""
     async with connected(broker_url, f"{owner} replay") as connection:
-        channel = await connection.channel()
-        await channel.set_qos(prefetch_count=PREFETCH)
-        queue = await channel.get_queue(topology.log(owner), ensure=True)
         messages: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
-        channel.close_callbacks.add(lambda *_: messages.put_nowait(None))
-        await queue.consume(messages.put, arguments={"x-stream-offset": since})
+
+        def lost(*_: object) -> None:
+            messages.put_nowait(None)
+
+        async with asyncio.timeout(CONNECT_SECONDS):
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=PREFETCH)
+            queue = await channel.get_queue(topology.log(owner), ensure=True)
+            channel.close_callbacks.add(lost)
+            # a stream that is deleted or moved takes its reader away and leaves the channel
+            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(lost)
+            await queue.consume(messages.put, arguments={"x-stream-offset": since})
+        if begun is not None:
+            begun.set()
         while (message := await messages.get()) is not None:
             offset = int(str(message.headers["x-stream-offset"]))
             # the broker starts a chunk early; what lies before the offset is not asked for
             if not isinstance(since, int) or offset >= since:
-                try:
-                    logged = Logged(offset, decode(message.body), message.body)
-                except Undecodable as error:
-                    log.warning("%s: offset %d is no event: %s", queue.name, offset, error)
-                else:
-                    yield logged
+                yield offset, message.body
             await message.ack()
     raise ConnectionError(f"the stream of {owner} ended")
+
+
+def _logged(owner: str, offset: int, body: bytes) -> Logged | None:
+    try:
+        return Logged(offset, decode(body), body)
+    except Undecodable as error:
+        log.warning("%s: offset %d is no event: %s", topology.log(owner), offset, error)
+        return None
 
 
 async def resume(broker_url: str, owner: str, since: Since = "first") -> AsyncGenerator[Logged]:
@@ -87,47 +110,71 @@ async def until(broker_url: str, owner: str, since: Since, end: int) -> AsyncGen
     """The events of `owner` from `since` on, as far as those before the place `end`."""
     if end == 0 or (isinstance(since, int) and since >= end):
         return
-    async with aclosing(follow(broker_url, owner, since)) as stream:
-        async for logged in stream:
-            if logged.offset < end:
+    async with aclosing(_read(broker_url, owner, since)) as stream:
+        async for offset, body in stream:
+            if offset < end and (logged := _logged(owner, offset, body)):
                 yield logged
-            if logged.offset >= end - 1:
+            # the last one may be no event, and ends this all the same
+            if offset >= end - 1:
                 return
 
 
 async def end(broker_url: str, owner: str) -> int:
     """A place in the stream of `owner` behind all that stands in it now.
 
-    The broker does not tell it. The first event to come tells it, and while none comes, the last.
+    The broker does not tell it. The first message to come tells it, and while none comes, the last.
+    Raises one of `BROKER_ERRORS`.
     """
     heard: asyncio.Queue[tuple[str, int] | Exception] = asyncio.Queue()
 
-    async def listen(since: str) -> None:
+    async def listen(since: str, begun: asyncio.Event) -> None:
         try:
-            async with aclosing(follow(broker_url, owner, since)) as stream:
-                async for logged in stream:
-                    heard.put_nowait((since, logged.offset))
+            async with aclosing(_read(broker_url, owner, since, begun)) as stream:
+                async for offset, _ in stream:
+                    heard.put_nowait((since, offset))
         except BROKER_ERRORS as error:
             heard.put_nowait(error)
+            begun.set()
 
-    listening = [asyncio.create_task(listen(since)) for since in ("next", "last")]
-    last = -1
+    reading = {since: asyncio.Event() for since in ("next", "last")}
+    listening = [asyncio.create_task(listen(*one)) for one in reading.items()]
     try:
-        while True:
-            try:
-                async with asyncio.timeout(FIRST_SECONDS if last < 0 else QUIET_SECONDS):
-                    told = await heard.get()
-            except TimeoutError:
-                return last + 1
-            if isinstance(told, Exception):
-                raise told
-            since, last = told
-            if since == "next":
-                return last
+        async with asyncio.timeout(END_SECONDS):
+            for begun in reading.values():
+                await begun.wait()
+            while (place := await _place(heard)) is None:
+                # a broker that is slow to tell the last one is not one that has none
+                if not await _holds_any(broker_url, owner):
+                    return 0
+            return place
     finally:
         for task in listening:
             task.cancel()
         await asyncio.wait(listening)
+
+
+async def _place(heard: "asyncio.Queue[tuple[str, int] | Exception]") -> int | None:
+    """The end by what was heard; None where nothing was."""
+    last = -1
+    while True:
+        try:
+            async with asyncio.timeout(FIRST_SECONDS if last < 0 else QUIET_SECONDS):
+                told = await heard.get()
+        except TimeoutError:
+            return None if last < 0 else last + 1
+        if isinstance(told, Exception):
+            raise told
+        since, last = told
+        if since == "next":
+            return last
+
+
+async def _holds_any(broker_url: str, owner: str) -> bool:
+    """Whether the broker counts messages in the stream. Those of the last seconds are missing."""
+    async with connected(broker_url, f"{owner} replay") as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(topology.log(owner), passive=True)
+        return bool(queue.declaration_result.message_count)
 
 
 async def send(

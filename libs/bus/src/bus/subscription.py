@@ -28,6 +28,7 @@ from bus.broker import (
     connected,
     own_cancellation,
     pause,
+    stop_if_cancelled,
 )
 from bus.share import Share
 from shop_contracts import topology
@@ -140,16 +141,14 @@ class Subscription:
             return
         log.warning("%s %s waits: %r", self.queue, taken.event.meta.id, error, exc_info=error)
         failpoints.reach(f"{self.work}.before_retry")
-        await self._retries.publish(
-            taken.message,
-            {ATTEMPT_HEADER: attempt + 1},
-            topology.retry(self.work, delays[attempt]),
-        )
+        key = topology.retry(self.work, delays[attempt])
+        if not await self._retries.publish(taken.message, {ATTEMPT_HEADER: attempt + 1}, key):
+            return  # it is not acked, so it comes again
         failpoints.reach(f"{self.work}.after_retry")
         self._acked.add(taken.tag)
         self._settled.set()
-        key = taken.event.meta.key
-        _consumed.add(1, {"queue": self.queue, "type": key, "outcome": "retry"})
+        kind = taken.event.meta.key
+        _consumed.add(1, {"queue": self.queue, "type": kind, "outcome": "retry"})
 
     def park(self, tag: int, message: DeliveredMessage, reason: str, error: Exception) -> None:
         """Put it aside with its reason; the next message need not wait for that."""
@@ -248,6 +247,7 @@ class Subscription:
         while True:
             before = next(reversed(self._unsettled), None)
             await asyncio.sleep(WATCH_SECONDS)
+            stop_if_cancelled()
             async with asyncio.timeout(CONNECT_SECONDS):
                 work = await channel.declare_queue(self.queue, passive=True)
                 name = topology.parking(self.work)
@@ -276,6 +276,7 @@ class _Retries:
         self._open = AsyncExitStack()
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
+        self._over = False
 
     async def publish(
         self,
@@ -285,7 +286,10 @@ class _Retries:
         *,
         tries: int | None = None,
     ) -> bool:
-        """Publish a copy with more headers, for as long as that takes; False when tries run out."""
+        """Publish a copy with more headers, for as long as that takes.
+
+        False when tries run out, or the subscription ends meanwhile.
+        """
         properties = message.header.properties
         sent = copy(properties)
         sent.headers = {**(properties.headers or {}), **headers}
@@ -309,19 +313,23 @@ class _Retries:
                 log.warning("%s is not confirmed: %r", key, error)
                 if channel is self._channel:
                     self._channel = None
-                if tried == tries:
+                if tried == tries or self._over:
                     return False
                 await pause()
             else:
                 return True
 
     async def close(self) -> None:
-        """Give the connection up."""
+        """Give the connection up, for good."""
+        self._over = True
         self._channel = None
         await self._open.aclose()
 
     async def _opened(self) -> AbstractChannel:
         async with self._opening:
+            if self._over:
+                # who is late would open a connection that nobody closes
+                raise ConnectionError("the subscription has ended")
             if self._channel is None:
                 await self._open.aclose()
                 connection = await self._open.enter_async_context(
