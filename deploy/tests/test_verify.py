@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 
 from checkout.domain import plain
+from shop.followed import Followed, Refund
 from shop.verify import Books, Coupon, Hold, Money, Order, Units, breaches
 from shop_contracts.types import PricedLine
 
@@ -78,6 +79,27 @@ def told(id_: str, *keys: str) -> Callable[[Books], None]:
     return lambda found: found.events.update({id_: Counter(keys)})
 
 
+def followed(refunds: list[Refund], parcels: int = 0, counted: int = 0) -> Callable[[Books], None]:
+    what = Followed(refunds=refunds, parcels=[{"LAMP": 1}] * parcels, refunded_minor=counted)
+    return lambda found: found.follows.update({SOLD: what})
+
+
+def refund(state: str = "done", amount: int = 250, units: int = 1, restocked: int = 0) -> Refund:
+    key, back = f"{SOLD}:refund:1", {"LAMP": restocked} if restocked else {}
+    return Refund(key=key, state=state, amount_minor=amount, units={"LAMP": units}, restocked=back)
+
+
+def test_refunds_and_parcels_that_agree_are_no_breach() -> None:
+    found = books()
+    followed([refund(restocked=1), refund("refused", 500, 2)], parcels=2, counted=250)(found)
+    money(Money("pi_1", f"{SOLD}:refund:1", "refunded", 250))(found)
+    found.holds[SOLD] = Hold("committed", {"LAMP": 2}, {"LAMP": 1})
+    keys = ["order.placed.v1", "order.confirmed.v1", "order.refunded.v1", *["order.shipped.v1"] * 2]
+    told(SOLD, *keys)(found)
+
+    assert [] == breaches(found)
+
+
 PLANTED: dict[str, Callable[[Books], None]] = {
     "it uses the coupon TEN": lambda found: found.uses.update({GONE: "TEN"}),
     "it uses the coupon None": order(SOLD, breakdown=structs.replace(AGREED, coupon="TEN")),
@@ -105,6 +127,14 @@ PLANTED: dict[str, Callable[[Books], None]] = {
     "but the holds want": units("LAMP", 10, 7, 1, 2),
     "the ledger adds up to": units("LAMP", 11, 9, 0, 2),
     "but told is": told(SOLD, "order.placed.v1", "order.confirmed.v1", "order.confirmed.v1"),
+    "has a refund that has not ended": followed([refund("sent")], counted=250),
+    "by the provider's ledger": followed([refund()], counted=250),
+    "counts 0 as given back": followed([refund()]),
+    "more than was paid": followed([refund("pending", 501)], counted=501),
+    "were sent and": followed([], parcels=3),
+    "and 3 given back": followed([refund("pending", 1, 3)], counted=1),
+    "back for sale, stock has": followed([refund(restocked=1)], counted=250),
+    "parcels, told are": followed([], parcels=1),
     "still holds": lambda found: found.waiting.update({"an outbox": 1}),
     "parked": lambda found: found.parked.update({"a queue": 1}),
 }

@@ -22,6 +22,8 @@ from bus.broker import connected
 from bus.replay import follow
 from checkout.store import tables
 from checkout.totals import Breakdown, disagreements
+from shop import followed
+from shop.followed import Followed, Sold
 from shop.profiles import Profile
 from shop.servers import admin_redis, amqp
 from shop.services import database_url
@@ -56,10 +58,11 @@ class Units(Struct, frozen=True):
 
 
 class Hold(Struct, frozen=True):
-    """What stock keeps for one order."""
+    """What stock keeps for one order, and of it what came back."""
 
     state: str
     lines: dict[str, int]
+    back: dict[str, int] = {}
 
 
 class Money(Struct, frozen=True):
@@ -89,6 +92,7 @@ class Books(Struct, kw_only=True):
     coupons: dict[str, Coupon] = {}
     uses: dict[str, str] = {}
     orders: dict[str, Order] = {}
+    follows: dict[str, Followed] = {}
     units: dict[str, Units] = {}
     moved: dict[str, Units] = {}
     holds: dict[str, Hold] = {}
@@ -109,6 +113,7 @@ def breaches(books: Books) -> list[str]:
         *_sums(books),
         *_coupons(books),
         *_money(books),
+        *_follows(books),
         *_events(books),
         *(f"{name} still holds {count}" for name, count in books.waiting.items() if count),
         *(f"{name} has {count} parked" for name, count in books.parked.items() if count),
@@ -216,6 +221,25 @@ def _money(books: Books) -> Iterator[str]:
             yield f"payment {intent}: more is given back than was taken"
 
 
+def _follows(books: Books) -> Iterator[str]:
+    given: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for move in books.money:
+        if move.op == "refunded":
+            given[move.order].append((move.reference, move.amount))
+    for id_, order in books.orders.items():
+        hold, since = books.holds.get(id_), books.events_since
+        told = (
+            None if since is None or order.placed_at < since else books.events.get(id_, Counter())
+        )
+        sold = Sold(
+            confirmed=order.status == "confirmed", lines=order.lines, total_minor=order.total_minor
+        )
+        back = hold.back if hold is not None and hold.state == "committed" else None
+        follows = books.follows.get(id_, Followed())
+        for sentence in followed.breaches(sold, follows, given[id_], back, told):
+            yield f"order {id_}: {sentence}"
+
+
 def _events(books: Books) -> Iterator[str]:
     """One `order.placed` and one end for each order that is younger than the log."""
     for id_, order in books.orders.items():
@@ -311,6 +335,7 @@ async def _read_orders(books: Books, url: str) -> None:
                     sa.select(code.code, code.used, code.limit_total)
                 )
             }
+            books.follows = await followed.read(connection)
             count = sa.select(sa.func.count()).select_from(tables.outbox)
             books.waiting["checkout's outbox"] = await connection.scalar(count) or 0
     finally:
@@ -332,7 +357,8 @@ async def _read_stock(books: Books, url: str) -> None:
                     hold, part = _hold(await redis.hgetall(key)), books.holds.get(name)
                     # an order with lines in several partitions has a hold in each
                     lines = {**(part.lines if part else {}), **hold.lines}
-                    books.holds[name] = Hold(hold.state, lines)
+                    back = {**(part.back if part else {}), **hold.back}
+                    books.holds[name] = Hold(hold.state, lines, back)
                 case "exp" if not name:
                     books.expiring |= set(await redis.zrange(key, 0, -1))
                 case "ledger" if not name:
@@ -345,7 +371,8 @@ async def _read_stock(books: Books, url: str) -> None:
 def _hold(fields: dict[str, str]) -> Hold:
     count = int(fields.get("n", 0))
     lines = {fields[f"s{i}"]: int(fields[f"q{i}"]) for i in range(1, count + 1)}
-    return Hold(fields["state"], lines)
+    back = {fields[f"s{i}"]: int(fields.get(f"b{i}", 0)) for i in range(1, count + 1)}
+    return Hold(fields["state"], lines, back)
 
 
 async def _read_ledger(books: Books, redis: Any, key: str) -> None:
