@@ -170,6 +170,10 @@ async def test_a_person_is_known_to_the_tables_that_may_and_to_nobody_else(
     cookie = person.cookies["__Host-session"]
     assert set() == await _tables(native, [cookie, *person.secrets[:1]])
 
+    parcel = {"lines": [{"sku": sku, "qty": 1}], "carrier": "Post"}
+    key = {"Idempotency-Key": secrets.token_urlsafe(24)}
+    await shop.send("POST", f"/api/orders/{confirmed}/shipments", parcel, status=201, **key)
+
     assert 204 == (await walk.send("DELETE", "/api/me"))[0]
 
     assert set() == await _tables(native, person.words)

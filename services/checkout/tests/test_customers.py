@@ -12,9 +12,11 @@ import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from chassis.database import Database
-from checkout.domain import CancelRequested, Timers
+from checkout.after import Back, RefundWanted, ShipmentWanted, Units
+from checkout.domain import Approved, CancelRequested, Timers
 from checkout.settings import Settings
 from checkout.store import tables
+from checkout.store.after import After
 from checkout.store.customers import Customers
 from checkout.store.orders import Orders
 
@@ -379,7 +381,6 @@ async def test_who_is_erased_is_known_nowhere_and_orders_stay(
     ended = await ada.order()
     orders = Orders(own, Timers())
     await orders.apply(UUID(ended), CancelRequested())
-    await orders.apply(UUID(guest), CancelRequested())
     living = await ada.order()
     await ada.link(ADA)
 
@@ -387,18 +388,47 @@ async def test_who_is_erased_is_known_nowhere_and_orders_stay(
 
     assert 204 == answer.status
     assert {401} == {(await who.send("GET", "/me")).status for who in (ada, elsewhere)}
-    assert {404} == {(await ada.send("GET", f"/orders/{id_}")).status for id_ in (ended, living)}
+    for id_ in (ended, living, guest):
+        assert 404 == (await ada.send("GET", f"/orders/{id_}")).status
     # an order on its way keeps what it needs until it has ended
     assert {"order_private"} == await known_of(ADA, own, settings)
     customers = Customers(own)
     await customers.finish_erasures()
-    await orders.apply(UUID(living), CancelRequested())
+    for id_ in (living, guest):
+        await orders.apply(UUID(id_), CancelRequested())
     await customers.finish_erasures()
     for text in (ADA, "Lovelace", "Domstra", "tok_ok"):
         assert set() == await known_of(text, own, settings)
     view = await orders.view(UUID(ended))
     assert view is not None
     assert customer == await customers.owner(UUID(ended))
+
+
+async def test_an_order_knows_its_person_until_all_of_it_is_sent_or_given_back(
+    browsers: Browsers, own: Database, settings: Settings, make: Any
+) -> None:
+    ada = browsers()
+    await ada.sign_in(ADA)
+    order = UUID(await ada.order(LAMP_1=3))
+    orders, after, customers = Orders(own, Timers()), After(own), Customers(own)
+    await make.authorise(orders, str(order))
+    await orders.apply(order, make.committed(order))
+    for ask in await orders.claim_payments(10, timedelta(seconds=30)):
+        await orders.answered(ask, Approved("ref"))
+    await ada.send("DELETE", "/me")
+
+    known = []
+    for step in range(3):
+        await customers.finish_erasures()
+        known.append(await known_of(ADA, own, settings))
+        parcel = ShipmentWanted(lines=[Units(sku="LAMP-1", qty=2)], carrier="Post")
+        back = RefundWanted(lines=[Back(sku="LAMP-1", qty=1)])
+        if step == 0:
+            await after.ship(order, "k" * 16, parcel)
+        else:
+            await after.refund(order, "l" * 16, back)
+
+    assert [{"order_private"}, {"order_private"}, set()] == known
 
 
 async def test_an_erasure_is_looked_after_for_a_day(browsers: Browsers, own: Database) -> None:

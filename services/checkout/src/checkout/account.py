@@ -19,7 +19,7 @@ from checkout import postal, visitor
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
 from checkout.store.account import Account
 from checkout.store.checkout import Checkout
-from checkout.store.customers import Email, Entry, OrderPage, Profile, SavedAddress
+from checkout.store.customers import CustomerOrders, Email, Entry, Profile, SavedAddress
 from checkout.store.problems import AddressBookFull, LinkIsOver, SignInNeeded, TooManySignIns
 
 CHECKOUT = web.AppKey("account_checkout", Checkout)
@@ -220,7 +220,7 @@ async def _show_account(
     if profile is None:
         return go("/sign-in")
     addresses: list[SavedAddress] = await customers.addresses(id_)
-    orders: OrderPage = await customers.orders(id_, older_than, ORDERS_SHOWN)
+    orders: CustomerOrders = await customers.orders(id_, older_than, ORDERS_SHOWN)
     html = _account_page.render(
         profile=profile,
         addresses=addresses,

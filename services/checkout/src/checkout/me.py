@@ -15,10 +15,10 @@ from checkout.store.account import Account, Export
 from checkout.store.checkout import CartView, Checkout
 from checkout.store.customers import (
     LINK_LASTS,
+    CustomerOrders,
     Email,
     Entry,
     Name,
-    OrderPage,
     Profile,
     SavedAddress,
 )
@@ -273,7 +273,7 @@ ROUTES = [
         get_orders,
         summary="The customer's orders, newest first",
         query=Which,
-        reply=OrderPage,
+        reply=CustomerOrders,
         problems=_MINE,
     ),
     get(

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
 from chassis.problems import NotFound
-from checkout.domain import Address, Status
+from checkout.domain import Address, Asked, Status
 from checkout.store import mails, rows, tables
 from checkout.store.problems import AddressBookFull, LinkIsOver
 from checkout.store.rows import OrderView
@@ -26,9 +26,12 @@ from checkout.store.rows import OrderView
 TOKEN_BYTES = 32
 LINK_LASTS = timedelta(minutes=15)
 MOST_ADDRESSES = 20
-ENDED = (Status.CONFIRMED.value, Status.CANCELLED.value)
 REMEMBERED = timedelta(days=1)
 """How long an erasure is looked after: an order that was being placed may come after it."""
+NOBODY = ""
+"""Stands where the e-mail address of a person was."""
+TO_SEND = timedelta(days=30)
+"""How long an erased customer's parcels may still be on the table."""
 
 # A mailbox as SMTP and people both write it; whether it exists, only a mail can tell.
 _EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\Z"
@@ -67,7 +70,7 @@ class OrderSummary(Struct, frozen=True, kw_only=True):
     placed_at: datetime
 
 
-class OrderPage(Struct, frozen=True, kw_only=True):
+class CustomerOrders(Struct, frozen=True, kw_only=True):
     """Orders, newest first; `next` is the cursor of those that are older, null at the end."""
 
     orders: list[OrderSummary]
@@ -217,7 +220,7 @@ class Customers:
         owner: UUID | None = row.customer_id
         return owner
 
-    async def orders(self, id_: UUID, older_than: UUID | None, limit: int) -> OrderPage:
+    async def orders(self, id_: UUID, older_than: UUID | None, limit: int) -> CustomerOrders:
         """The customer's orders, newest first."""
         table = tables.orders.c
         query = sa.select(
@@ -239,7 +242,7 @@ class Customers:
             )
             for row in found[:limit]
         ]
-        return OrderPage(
+        return CustomerOrders(
             orders=listed, next=str(listed[-1].order_id) if len(found) > limit else None
         )
 
@@ -272,8 +275,8 @@ class Customers:
     async def erase(self, id_: UUID) -> None:
         """Forget who the customer is; again changes nothing.
 
-        Orders stay, without a person; those on their way lose theirs when they have ended. Of
-        guests' orders those count that have ended and bear the customer's own e-mail address.
+        Orders stay, without a person; those on their way lose theirs when all of it has been sent,
+        given back or cancelled. Guests' orders with the customer's e-mail address are theirs, too.
         """
 
         async def work(connection: AsyncConnection) -> None:
@@ -290,13 +293,14 @@ class Customers:
             book = tables.addresses
             await connection.execute(sa.delete(book).where(book.c.customer_id == id_))
             await connection.execute(sa.delete(customers).where(customers.c.id == id_))
-            orders, private = tables.orders.c, tables.order_private.c
-            guests = sa.select(private.order_id).join(tables.orders, orders.id == private.order_id)
-            await _forget_persons(
-                connection,
-                guests.where(
-                    private.email == email, orders.customer_id.is_(None), orders.status.in_(ENDED)
-                ),
+            orders, private = tables.orders, tables.order_private.c
+            guests = (
+                await connection.scalars(sa.select(private.order_id).where(private.email == email))
+            ).all()
+            await connection.execute(
+                sa.update(orders)
+                .where(orders.c.id.in_(guests), orders.c.customer_id.is_(None))
+                .values(customer_id=id_)
             )
             await _forget_ended(connection, [id_])
 
@@ -312,11 +316,13 @@ class Customers:
 
         async def work(connection: AsyncConnection) -> None:
             await _forget_ended(connection, ids)
-            orders = tables.orders.c
-            living = sa.select(orders.customer_id).where(
-                orders.customer_id.in_(ids), orders.status.not_in(ENDED)
+            orders, private = tables.orders.c, tables.order_private.c
+            known = (
+                sa.select(orders.customer_id)
+                .join(tables.order_private, private.order_id == orders.id)
+                .where(orders.customer_id.in_(ids), private.email != NOBODY)
             )
-            waiting = set(await connection.scalars(living))
+            waiting = set(await connection.scalars(known))
             await connection.execute(
                 sa.delete(table).where(
                     table.c.customer_id.in_([id_ for id_ in ids if id_ not in waiting]),
@@ -373,22 +379,44 @@ async def _addresses(connection: AsyncConnection, id_: UUID) -> list[SavedAddres
 
 
 async def _forget_ended(connection: AsyncConnection, ids: Sequence[UUID]) -> None:
-    orders = tables.orders.c
-    await _forget_persons(
-        connection,
-        sa.select(orders.id).where(orders.customer_id.in_(ids), orders.status.in_(ENDED)),
+    """Take the person out of orders that need none; the row stays, for a refund still reads it."""
+    orders, table = tables.orders.c, tables.order_private
+    late = datetime.now(UTC) - TO_SEND
+    gone = (_units_left() <= 0) | (orders.placed_at < late)
+    ended = await connection.scalars(
+        sa.select(orders.id).where(
+            orders.customer_id.in_(ids),
+            (orders.status == Status.CANCELLED.value)
+            | (orders.status == Status.CONFIRMED.value) & gone,
+        )
     )
-
-
-async def _forget_persons(connection: AsyncConnection, query: sa.Select[tuple[UUID]]) -> None:
-    """Take the person out of these orders; the row stays, for a refund still reads it."""
-    ids = list(await connection.scalars(query))
-    table = tables.order_private
     await connection.execute(
         sa.update(table)
-        .where(table.c.order_id.in_(ids))
-        .values(email="", name=None, address=None, payment_token="")
+        .where(table.c.order_id.in_(list(ended)))
+        .values(email=NOBODY, name=None, address=None, payment_token="")
     )
+
+
+def _units_left() -> sa.ColumnElement[int]:
+    """The units of an order that are neither sent nor given back."""
+    lines, parcels, refunds = tables.order_lines.c, tables.shipments.c, tables.refunds.c
+    refused = (Asked.REFUSED.value, Asked.DROPPED.value)
+
+    def units(qty: sa.Column[int]) -> sa.Select[tuple[int]]:
+        return sa.select(sa.func.coalesce(sa.func.sum(qty), 0))
+
+    bought = units(lines.qty).where(lines.order_id == tables.orders.c.id)
+    sent = (
+        units(tables.shipment_lines.c.qty)
+        .join(tables.shipments, parcels.id == tables.shipment_lines.c.shipment_id)
+        .where(parcels.order_id == tables.orders.c.id)
+    )
+    back = (
+        units(tables.refund_lines.c.qty)
+        .join(tables.refunds, refunds.id == tables.refund_lines.c.refund_id)
+        .where(refunds.order_id == tables.orders.c.id, refunds.state.not_in(refused))
+    )
+    return bought.scalar_subquery() - sent.scalar_subquery() - back.scalar_subquery()
 
 
 def _digest(token: str) -> str:
