@@ -397,7 +397,7 @@ STOCK_ACCESS = (
     " +script|load +script|exists -@dangerous -@admin +info +time"
 )
 CARTS_ACCESS = (
-    "~cart:* ~session:* ~limit:* +@read +@write +@transaction +@connection +eval +evalsha"
+    "~cart:* ~coupon:* ~session:* ~limit:* +@read +@write +@transaction +@connection +eval +evalsha"
     " +script|load +script|exists -@dangerous -@admin +info +time"
 )
 # what each keeps, whose it is, and what its owner may do
