@@ -75,6 +75,7 @@ async def test_a_cart_shows_names_prices_and_its_total(client: Client) -> None:
                 "qty": 2,
                 "unit_minor": 1_250,
                 "total_minor": 2_500,
+                "seen_minor": 1_250,
             }
         ],
         "coupon": None,
@@ -224,6 +225,7 @@ async def test_a_price_that_changed_is_told_with_the_new_total(
     assert (409, "urn:shop:problem:price-changed") == (status, problem["type"])
     assert (2_600, "EUR") == (problem["total_minor"], problem["currency"])
     assert [1_300] == [line["unit_minor"] for line in problem["lines"]]
+    assert [1_250] == [line["seen_minor"] for line in problem["lines"]]
     # a refusal is not remembered under the key
     assert 202 == (await order(client, cart, BODY | {"quoted_total_minor": 2_600}))[0]
 

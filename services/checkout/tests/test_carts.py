@@ -1,11 +1,12 @@
 """Carts on the real Redis: no line is lost, and no change lands on a cart that was not seen."""
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 
 from chassis.problems import NotFound, PreconditionFailed
-from checkout.store.carts import Carts
+from checkout.store.carts import Carts, own
 from checkout.store.problems import CartFull
 from shop_contracts.types import PricedLine
 
@@ -91,3 +92,31 @@ async def test_a_cart_that_is_dropped_answers_like_one_that_never_was(carts: Car
     for change in (carts.put(cart.id, "A", 1), carts.remove(cart.id, "A"), carts.drop(cart.id)):
         with pytest.raises(NotFound):
             await change
+
+
+async def test_a_line_keeps_the_price_at_which_it_was_chosen(carts: Carts) -> None:
+    cart = await carts.create()
+
+    await carts.put(cart.id, "A", 2, seen={"EUR": 1_290, "CHF": 1_400})
+    await carts.put(cart.id, "B", 1)
+    await carts.settle(cart.id, "an order", [sold("A", 1), sold("B", 1)])
+
+    left = await carts.get(cart.id)
+    assert ({"A": 1}, {"A": {"EUR": 1_290, "CHF": 1_400}}) == (left.lines, left.seen)
+    again = await carts.add(cart.id, "A", 1, seen={"EUR": 990})
+    assert ({"A": 2}, {"A": {"EUR": 990}}) == (again.lines, again.seen)
+    assert {} == (await carts.remove(cart.id, "A")).seen
+
+
+async def test_a_merged_line_keeps_the_price_that_the_customer_saw(carts: Carts) -> None:
+    guest, customer = (await carts.create()).id, uuid4()
+    for sku in ("A", "B"):
+        await carts.put(guest, sku, 1, seen={"EUR": 1_000})
+    await carts.ensure(customer)
+    await carts.put(own(customer), "A", 1, seen={"EUR": 2_000})
+
+    await carts.merge(guest, customer)
+
+    cart = await carts.get(own(customer))
+    assert {"A": 2, "B": 1} == cart.lines
+    assert {"A": {"EUR": 2_000}, "B": {"EUR": 1_000}} == cart.seen

@@ -55,11 +55,15 @@ Qty = Annotated[int, Meta(ge=1, le=MAX_QTY)]
 
 
 class Cart(Struct, frozen=True, kw_only=True):
-    """What a shopper wants, by SKU; `version` grows with each change."""
+    """What a shopper wants, by SKU; `version` grows with each change.
+
+    `seen` are the prices, by currency, that stood there when a line was last changed.
+    """
 
     id: str
     version: int
     lines: dict[str, int]
+    seen: dict[str, dict[str, int]] = {}
     coupon: str | None = None
 
 
@@ -81,16 +85,21 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 ANYWHERE = Delivery()
+UNSEEN: Mapping[str, Mapping[str, int]] = {}
 
 
 class CartLine(Struct, frozen=True, kw_only=True):
-    """One line as a shopper sees it; without a price it cannot be ordered."""
+    """One line as a shopper sees it; without a price it cannot be ordered.
+
+    `seen_minor` is what a unit cost when the shopper last changed the line.
+    """
 
     sku: Sku
     name: str
     qty: Qty
     unit_minor: int | None
     total_minor: int | None
+    seen_minor: int | None = None
 
 
 class Quote(Struct, frozen=True, kw_only=True):
@@ -137,6 +146,7 @@ def quote(
     delivery: Delivery = ANYWHERE,
     coupon: CartCoupon | None = None,
     discount: Discount | None = None,
+    seen: Mapping[str, Mapping[str, int]] = UNSEEN,
 ) -> Quote:
     """What the lines cost in `currency`, or else in one currency that has a price for them all.
 
@@ -146,7 +156,8 @@ def quote(
     country, method = delivery.country or rules.country, delivery.shipping_method
     chosen = currency or _common_currency([offers.get(sku, Offer()) for sku in lines], preferred)
     priced = [
-        _line(sku, qty, offers.get(sku, Offer()), chosen) for sku, qty in sorted(lines.items())
+        _line(sku, qty, offers.get(sku, Offer()), chosen, seen.get(sku, {}))
+        for sku, qty in sorted(lines.items())
     ]
     items = [
         _item(line.sku, line.qty, line.unit_minor, offers[line.sku])
@@ -186,7 +197,7 @@ def _common_currency(offers: Sequence[Offer], preferred: str) -> str:
     return preferred if preferred in common or not common else min(common)
 
 
-def _line(sku: str, qty: int, offer: Offer, currency: str) -> CartLine:
+def _line(sku: str, qty: int, offer: Offer, currency: str, seen: Mapping[str, int]) -> CartLine:
     unit = None if offer.withdrawn else offer.prices.get(currency)
     return CartLine(
         sku=sku,
@@ -195,6 +206,7 @@ def _line(sku: str, qty: int, offer: Offer, currency: str) -> CartLine:
         qty=qty,
         unit_minor=unit,
         total_minor=None if unit is None else unit * qty,
+        seen_minor=seen.get(currency),
     )
 
 

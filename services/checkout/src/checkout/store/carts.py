@@ -24,6 +24,10 @@ from shop_contracts.types import PricedLine
 
 HERE = Path(__file__).parent
 ID_BYTES = 24
+
+Prices = Mapping[str, int]
+"""What one unit costs, in minor units by currency."""
+UNSEEN: Prices = {}
 _CUSTOMERS = re.compile(r"[0-9a-f]{32}")
 
 
@@ -119,13 +123,18 @@ class Carts:
         with _reachable():
             await self.redis.unlink(self._key(own(customer)), self._coupon(own(customer)))
 
-    async def put(self, id_: str, sku: str, qty: int, version: int | None = None) -> Cart:
-        """Set a line's units. Raises NotFound, PreconditionFailed, CartFull."""
-        return await self._changed(id_, "put", version, sku, qty)
+    async def put(
+        self, id_: str, sku: str, qty: int, version: int | None = None, *, seen: Prices = UNSEEN
+    ) -> Cart:
+        """Set a line's units at the prices `seen`.
 
-    async def add(self, id_: str, sku: str, qty: int) -> Cart:
-        """Add units to a line. Raises NotFound, CartFull."""
-        return await self._changed(id_, "add", None, sku, qty)
+        Raises NotFound, PreconditionFailed, CartFull.
+        """
+        return await self._changed(id_, "put", version, sku, qty, seen)
+
+    async def add(self, id_: str, sku: str, qty: int, *, seen: Prices = UNSEEN) -> Cart:
+        """Add units to a line, at the prices `seen`. Raises NotFound, CartFull."""
+        return await self._changed(id_, "add", None, sku, qty, seen)
 
     async def remove(self, id_: str, sku: str, version: int | None = None) -> Cart:
         """Take a line out; one that is not there is out already."""
@@ -151,16 +160,24 @@ class Carts:
         """Raise when Redis does not answer."""
         await self.redis.ping()
 
-    async def _changed(self, id_: str, op: str, version: int | None, sku: str, qty: int) -> Cart:
-        coupon, *flat = await self._run(id_, op, version, sku, qty)
+    async def _changed(
+        self, id_: str, op: str, version: int | None, sku: str, qty: int, seen: Prices = UNSEEN
+    ) -> Cart:
+        coupon, *flat = await self._run(id_, op, version, sku, qty, seen)
         return _cart(id_, dict(zip(flat[::2], flat[1::2], strict=True)), coupon or None)
 
-    async def _run(self, id_: str, op: str, version: int | None, sku: str, qty: int) -> list[str]:
+    async def _run(
+        self, id_: str, op: str, version: int | None, sku: str, qty: int, seen: Prices = UNSEEN
+    ) -> list[str]:
         expected = "" if version is None else version
+        prices = ",".join(f"{currency}={minor}" for currency, minor in seen.items())
         with _reachable():
             outcome, *rest = await self._change(
                 keys=[self._key(id_), self._coupon(id_)],
-                args=[op, expected, sku, qty, self._ttl_s, MAX_LINES, MAX_QTY, _comes_back(id_)],
+                args=[
+                    *(op, expected, sku, qty, self._ttl_s, MAX_LINES, MAX_QTY),
+                    *(_comes_back(id_), prices),
+                ],
             )
         _refuse(outcome)
         flat: list[str] = rest
@@ -196,9 +213,16 @@ def _reachable() -> Iterator[None]:
 
 
 def _cart(id_: str, fields: Mapping[Any, Any], coupon: str | None) -> Cart:
+    lines = {name[1:]: line.partition(" ") for name, line in fields.items() if name[0] == "="}
     return Cart(
         id=id_,
         version=int(fields["v"]),
-        lines={name[1:]: int(qty) for name, qty in fields.items() if name.startswith("=")},
+        lines={sku: int(qty) for sku, (qty, _, _) in lines.items()},
+        seen={sku: _prices(seen) for sku, (_, _, seen) in lines.items()},
         coupon=coupon,
     )
+
+
+def _prices(seen: str) -> dict[str, int]:
+    pairs = (each.partition("=") for each in seen.split(",") if each)
+    return {currency: int(minor) for currency, _, minor in pairs}

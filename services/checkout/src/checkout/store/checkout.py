@@ -144,18 +144,18 @@ class Checkout:
 
     async def put_line(self, cart_id: str, sku: str, qty: int, version: int | None) -> CartView:
         """Set a line's units. Raises NotFound, PreconditionFailed, CartFull, UnknownPrice."""
-        await self._for_sale(sku)
-        return await self.priced(await self._carts.put(cart_id, sku, qty, version))
+        seen = await self._for_sale(sku)
+        return await self.priced(await self._carts.put(cart_id, sku, qty, version, seen=seen))
 
     async def add_line(self, cart_id: str | None, sku: str, qty: int) -> Cart:
         """Add units to a line, of a new cart if that one is gone. Raises CartFull, UnknownPrice."""
-        await self._for_sale(sku)
+        seen = await self._for_sale(sku)
         if cart_id is not None and is_a_customers(cart_id):
             await self._carts.ensure(UUID(cart_id))
         if cart_id is not None:
             with suppress(NotFound):
-                return await self._carts.add(cart_id, sku, qty)
-        return await self._carts.add((await self._carts.create()).id, sku, qty)
+                return await self._carts.add(cart_id, sku, qty, seen=seen)
+        return await self._carts.add((await self._carts.create()).id, sku, qty, seen=seen)
 
     async def remove_line(self, cart_id: str, sku: str, version: int | None) -> CartView:
         """Take a line out. Raises NotFound, PreconditionFailed."""
@@ -279,10 +279,12 @@ class Checkout:
         """The provider says that the operation of that key has moved; told once, heard once."""
         await self._orders.hurry(notice_id, key)
 
-    async def _for_sale(self, sku: str) -> None:
+    async def _for_sale(self, sku: str) -> dict[str, int]:
+        """Its prices by currency. Raises UnknownPrice."""
         offer = (await self._projections.offers({sku})).get(sku)
         if offer is None or offer.withdrawn or not offer.prices:
             raise UnknownPrice(errors=[_not_for_sale(sku)])
+        return offer.prices
 
     async def _quote(self, cart: Cart, currency: str | None, delivery: Delivery) -> Quote:
         offers = await self._projections.offers(cart.lines)
@@ -290,6 +292,7 @@ class Checkout:
             domain.quote,
             cart.lines,
             offers,
+            seen=cart.seen,
             currency=currency,
             preferred=self._currency,
             rules=self._rules,

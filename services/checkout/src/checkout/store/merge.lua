@@ -17,12 +17,15 @@ redis.call('HSETNX', KEYS[2], 'v', 1)
 redis.call('HSETNX', KEYS[2], 's', '')
 local taken = redis.call('HLEN', KEYS[2]) - 2
 for _, line in ipairs(lines) do
-  local before = tonumber(redis.call('HGET', KEYS[2], line) or '0')
+  local own = redis.call('HGET', KEYS[2], line)
+  local guests = redis.call('HGET', KEYS[1], line)
+  local before = tonumber(string.match(own or '0', '^%d+'))
   if before > 0 or taken < most_lines then
     if before == 0 then taken = taken + 1 end
-    local after = before + tonumber(redis.call('HGET', KEYS[1], line))
+    local after = before + tonumber(string.match(guests, '^%d+'))
     if after > most_qty then after, cut = most_qty, cut + 1 end
-    redis.call('HSET', KEYS[2], line, after)
+    -- the customer's own sight of the price is the older promise
+    redis.call('HSET', KEYS[2], line, after .. string.match(own or guests, ' .*$'))
     redis.call('HDEL', KEYS[1], line)
     moved = moved + 1
   end

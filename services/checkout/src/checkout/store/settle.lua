@@ -7,8 +7,13 @@ if not settled then return redis.call('HGET', KEYS[1], 'to') end
 if settled == ARGV[1] then return false end
 for i = 3, #ARGV, 2 do
   local line = '=' .. ARGV[i]
-  local left = tonumber(redis.call('HGET', KEYS[1], line) or '0') - tonumber(ARGV[i + 1])
-  if left > 0 then redis.call('HSET', KEYS[1], line, left) else redis.call('HDEL', KEYS[1], line) end
+  local there = redis.call('HGET', KEYS[1], line) or '0 '
+  local left = tonumber(string.match(there, '^%d+')) - tonumber(ARGV[i + 1])
+  if left > 0 then
+    redis.call('HSET', KEYS[1], line, left .. string.match(there, ' .*$'))
+  else
+    redis.call('HDEL', KEYS[1], line)
+  end
 end
 if redis.call('HLEN', KEYS[1]) == 2 and ARGV[2] ~= '1' then
   redis.call('DEL', KEYS[1])
