@@ -9,11 +9,15 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+import aiohttp
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from chassis.database import Database
+from chassis.http.server import listening
 from stock import tables
+from stock.app import application
 from stock.bookkeeping import LedgerLost
 from stock.books import Books, Entry, UnknownEntry, enter, whole_steps
 from stock.settings import Settings
@@ -183,6 +187,31 @@ async def test_what_is_in_the_journal_may_leave_the_ledger_and_its_index(shop: A
     assert [6, 5, 4, 3, 2, 1] == [movement.version for movement in told]
     assert (await shop.store.ledger("chair")) == told[:1]
     assert [2, 1] == [m.version for m in await shop.journal.movements("chair", before=3, limit=9)]
+
+
+async def test_the_ledger_over_http_goes_on_in_the_journal(
+    shop: Any, settings: Settings, sql_url: str
+) -> None:
+    for units in range(1, 7):
+        await shop.put("chair", units)
+    await shop.books.catch_up()
+    await shop.bookkeeper(keep_ms=0).trim(shop.store.slots[0])
+    await shop.put("chair", 7)
+    app = application(msgspec.structs.replace(settings, database_url=sql_url))
+    seen, after = [], ""
+    async with (
+        listening(app, "127.0.0.1", 0, stop_timeout=1) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        while True:
+            async with session.get(f"/products/chair/ledger?limit=3{after}") as answer:
+                page = await answer.json()
+            seen.append([item["version"] for item in page["items"]])
+            if page["next"] is None:
+                break
+            after = f"&after={page['next']}"
+
+    assert [[7, 6, 5], [4, 3, 2], [1]] == seen
 
 
 async def test_ended_holds_are_forgotten_when_redis_forgets_them(shop: Any, sql: Database) -> None:

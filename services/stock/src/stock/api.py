@@ -21,6 +21,7 @@ from feeds.rows import BadUpload, FeedError, NoSuchJob
 from feeds.rows import TooLarge as FeedTooLarge
 from shop_contracts.types import Currency, Sku, Time
 from stock.domain import MAX_LINES, Adjust, Level, Movement, Reservation, Units
+from stock.journal import Journal
 from stock.prices import Group, Priced, PriceEntry, Tier, applicable, duplicates
 from stock.store import (
     HoldOver,
@@ -33,6 +34,7 @@ from stock.store import (
     UnknownSku,
 )
 
+JOURNAL = web.AppKey("journal", Journal)
 STORE = web.AppKey("store", StockStore)
 SPOOL = web.AppKey("spool", Path)
 
@@ -149,10 +151,13 @@ async def put_stock(request: web.Request) -> web.Response:
 
 
 async def get_ledger(request: web.Request) -> web.Response:
-    """Every movement of a SKU with its cause, newest first."""
+    """Every movement of a SKU with its cause, newest first; old ones come from the journal."""
     page = query(request, LedgerQuery)
     sku = request.match_info["sku"]
     items = await request.app[STORE].ledger(sku, before=page.after, limit=page.limit)
+    oldest, missing = items[-1].version if items else page.after, page.limit - len(items)
+    if missing and oldest != 1:
+        items += await request.app[JOURNAL].movements(sku, before=oldest, limit=missing)
     more = len(items) == page.limit and items[-1].version > 1
     return reply(Ledger(sku=sku, items=items, next=items[-1].version if more else None))
 

@@ -85,6 +85,7 @@ def application(settings: Settings) -> web.Application:
         async with database(settings.database_url) as opened:
             app[notify.api.BOOK] = Book(opened, TABLES)
             app[alerts.WAITING] = _waiting(opened, settings)
+            app[api_.JOURNAL] = Journal(opened)
             yield
 
     async def following() -> None:
