@@ -27,7 +27,7 @@ from stock.bookkeeping import Bookkeeper
 from stock.domain import Action, Adjust
 from stock.journal import Journal
 from stock.prices import PriceEntry
-from stock.rebuild import Rebuild
+from stock.rebuild import Heard, Rebuild
 from stock.settings import Settings
 from stock.store import Offer, StockStore
 
@@ -130,7 +130,7 @@ async def main(options: argparse.Namespace, console: Console) -> None:
             before = await state(redis)
             await redis.flushall()
             began = time.perf_counter()
-            done = await Rebuild(redis, store.slots, journal, keep_ms=options.keep_ms).run()
+            done = await Rebuild(redis, store.slots, journal, keep_ms=options.keep_ms).run(Heard())
             took = time.perf_counter() - began
             same = options.keep_ms < WEEK_MS or before == await state(redis)
     tell(console, options, filled, entries, followed, done, took, raw)

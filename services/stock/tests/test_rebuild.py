@@ -5,10 +5,15 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+import aio_pika
 import pytest
+from msgspec.structs import replace
 
+from bus.broker import confirming, connected
+from shop_contracts.envelope import CONTENT_TYPE, encode
 from stock.domain import build
-from stock.rebuild import NotEmpty, Rebuild
+from stock.prices import PriceEntry
+from stock.rebuild import Heard, NotEmpty, Rebuild, heard
 from stock.settings import Settings
 
 pytestmark = pytest.mark.connected
@@ -34,7 +39,7 @@ async def test_a_rebuilt_redis_equals_the_old_one(shop: Any, seed: int) -> None:
     before, ends = await shop.state(), await shop.ends()
     await shop.empty()
 
-    done = await rebuilding(shop).run()
+    done = await rebuilding(shop).run(Heard())
 
     after = await shop.state()
     assert before == after
@@ -45,7 +50,7 @@ async def test_a_rebuilt_redis_equals_the_old_one(shop: Any, seed: int) -> None:
     # the journal goes on from where it was, and a second rebuild would have nothing to do
     await shop.bookkeeper().catch_up()
     with pytest.raises(NotEmpty):
-        await rebuilding(shop).run()
+        await rebuilding(shop).run(Heard())
 
 
 async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(shop: Any) -> None:
@@ -59,7 +64,7 @@ async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(sh
     await shop.books.catch_up()
     old = await shop.redis.xrange(shop.store.slots[0].outbox)
     await shop.empty()
-    await rebuilding(shop).run()
+    await rebuilding(shop).run(Heard())
 
     assert "committed" == await shop.store.finish("commit", order, lines, uuid4())
     assert "dup" == await shop.store.reserve(order, lines, uuid4())
@@ -88,7 +93,7 @@ async def test_an_event_that_moved_units_stays_handled(shop: Any) -> None:
     await shop.store.restock(order, [("chair", 1)], refund)
     await shop.books.catch_up()
     await shop.empty()
-    await rebuilding(shop).run()
+    await rebuilding(shop).run(Heard())
 
     assert "dup" == await shop.store.restock(order, [("chair", 1)], refund)
     assert 3 == (await shop.store.level("chair")).available
@@ -103,7 +108,7 @@ async def test_what_has_left_the_outbox_is_not_told_again(shop: Any) -> None:
     await shop.books.catch_up()
     await shop.empty()
 
-    done = await rebuilding(shop).run()
+    done = await rebuilding(shop).run(Heard())
 
     assert 1 == done.untold
     assert ["2"] == [fields["version"] for _, fields in await shop.redis.xrange(slot.outbox)]
@@ -123,14 +128,53 @@ async def test_a_rebuild_that_was_broken_off_is_done_again_whole(
     async def die(*_: Any) -> int:
         raise Died
 
-    for where in ("_ledger", "_each"):
+    for where in ("_ledger", "_each", "_tell_anew"):
         with monkeypatch.context() as patch:
             patch.setattr(Rebuild, where, die)
             with pytest.raises(Died):
-                await rebuilding(shop).run()
-    await rebuilding(shop).run()
+                await rebuilding(shop).run(Heard())
+    await rebuilding(shop).run(Heard())
 
     assert before == await shop.state()
+
+
+async def test_what_others_heard_of_lost_changes_is_told_anew_above_their_versions(
+    shop: Any, new_broker_url: str
+) -> None:
+    slot = shop.store.slots[0]
+    price = PriceEntry(currency="EUR", amount_minor=5)
+    await shop.put("chair", 1)
+    await shop.store.set_prices("chair", [price])
+    await shop.books.catch_up()
+    await shop.put("chair", 2)
+    await shop.put("table", 1)
+    await shop.store.set_prices("chair", [replace(price, amount_minor=6)])
+    async with connected(new_broker_url, "tests") as connection:
+        channel = await confirming(connection)
+        exchange = await channel.get_exchange("stock.events")
+        for _, fields in await shop.redis.xrange(slot.outbox):
+            event = build(fields)
+            await exchange.publish(
+                aio_pika.Message(encode(event), content_type=CONTENT_TYPE), event.meta.key
+            )
+    await shop.empty()
+    rebuilding_ = rebuilding(shop)
+
+    done = await rebuilding_.run(await heard(new_broker_url, await rebuilding_.since()))
+
+    assert 3 == done.told_anew
+    waiting = [build(fields) for _, fields in await shop.redis.xrange(slot.outbox)]
+    newest = {(event.meta.key, event.meta.subject): event for event in waiting}
+    chair, table = (newest["stock.changed.v1", sku] for sku in ("chair", "table"))
+    assert (3, 1) == (chair.meta.entityversion, chair.data.available)
+    assert (2, 0) == (table.meta.entityversion, table.data.available)
+    changed = newest["price.changed.v1", "chair"]
+    assert (3, 5) == (changed.meta.entityversion, changed.data.prices[0].amount_minor)
+    await shop.put("chair", 4)
+    await shop.bookkeeper().catch_up()
+    versions = [m.version for m in await shop.journal.movements("chair", before=None, limit=9)]
+    assert [4, 3, 1] == versions
+    assert 4 == (await shop.store.level("chair")).version
 
 
 async def test_a_redis_that_has_anything_is_left_alone(shop: Any) -> None:
@@ -141,7 +185,7 @@ async def test_a_redis_that_has_anything_is_left_alone(shop: Any) -> None:
     before = await shop.state()
 
     with pytest.raises(NotEmpty, match="partition 0 is not empty"):
-        await rebuilding(shop).run()
+        await rebuilding(shop).run(Heard())
 
     assert before == await shop.state()
 
@@ -153,7 +197,7 @@ async def test_a_short_ledger_comes_back_short_and_goes_on(shop: Any) -> None:
     await shop.empty()
     await asyncio.sleep(0.01)
 
-    done = await rebuilding(shop, keep_ms=0).run()
+    done = await rebuilding(shop, keep_ms=0).run(Heard())
 
     assert 0 == done.movements
     await shop.put("chair", 4)

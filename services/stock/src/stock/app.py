@@ -32,7 +32,7 @@ from stock.domain import build
 from stock.journal import Journal
 from stock.ledgers import BLOCK_MILLISECONDS as LEDGER_BLOCK_MILLISECONDS
 from stock.ledgers import Ledgers
-from stock.rebuild import Rebuild
+from stock.rebuild import Rebuild, heard
 from stock.settings import PREFIX, Settings
 from stock.store import StockStore
 from stock.waiting import TABLES, Waiting
@@ -194,12 +194,14 @@ async def rebuild() -> None:
     """Fill an empty Redis from the journal."""
     settings = _settings()
     async with connect(settings) as redis, database(settings.database_url) as sql:
-        done = await Rebuild(
+        rebuilding = Rebuild(
             redis,
             _store(redis, settings).slots,
             Journal(sql),
             keep_ms=settings.ledger_keep_seconds * 1000,
-        ).run()
+        )
+        told = await heard(settings.broker_url, await rebuilding.since())
+        done = await rebuilding.run(told)
     _log.info("rebuilt", **asdict(done))
 
 

@@ -1,32 +1,52 @@
 """Fills an empty Redis from the journal, a partition at a time. Knows no SQL.
 
 The ledger comes last: where it is missing, a partition is not whole. What a broken rebuild left is
-written again; keys that no rebuild wrote are never touched.
+written again; keys that no rebuild wrote are never touched. What others have heard of changes that
+are lost is told anew, under versions above theirs.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from msgspec import Struct
+import uuid_utils.compat as uuids
+from msgspec import Struct, field
 from redis.asyncio import Redis
 
+from bus import replay
+from shop_contracts.events.stock import PriceChangedV1, StockChangedV1
 from stock import tables
-from stock.books import read_id
+from stock.books import COUNTERS, read_id
 from stock.journal import Journal, units
-from stock.slots import Slot, Slots, answering
+from stock.prices import moment
+from stock.slots import Slot, Slots, answering, script
 from stock.store import KEEP_MS
 
 BATCH = 1_000
-_OPEN = "redis.call('RENAME', KEYS[1], KEYS[2]) redis.call('DEL', KEYS[3])"
+OWNER = "stock"
+# The stream finds a time by when an event was stored, by another clock than Redis's.
+MARGIN = timedelta(minutes=10)
+QUIET_SECONDS = 10.0
+_FILLED = "filled"
+_OPEN = f"redis.call('RENAME', KEYS[1], KEYS[2]) redis.call('SET', KEYS[3], '{_FILLED}')"
 
 
 class NotEmpty(Exception):
     """The partition has keys that no rebuild wrote."""
 
 
+class Heard(Struct):
+    """The highest version of each SKU's level and prices that was told."""
+
+    levels: dict[str, int] = field(default_factory=dict)
+    prices: dict[str, int] = field(default_factory=dict)
+
+
 class Rebuilt(Struct, kw_only=True):
-    """How much of each kind a rebuild wrote."""
+    """How much of each kind a rebuild wrote, and what it told anew."""
 
     skus: int = 0
     prices: int = 0
@@ -34,6 +54,29 @@ class Rebuilt(Struct, kw_only=True):
     commands: int = 0
     untold: int = 0
     movements: int = 0
+    told_anew: int = 0
+
+
+async def heard(broker_url: str, since: datetime) -> Heard:
+    """What stock's own stream has told since that time. Raises one of `BROKER_ERRORS`."""
+    told = Heard()
+    end = await replay.end(broker_url, OWNER)
+    async with aclosing(replay.until(broker_url, OWNER, since - MARGIN, end)) as stream:
+        while True:
+            try:
+                # from a time behind the last event the broker sends nothing
+                async with asyncio.timeout(QUIET_SECONDS):
+                    logged = await anext(stream, None)
+            except TimeoutError:
+                return told
+            if logged is None:
+                return told
+            version = logged.event.meta.entityversion
+            match logged.event.data:
+                case StockChangedV1(sku=sku):
+                    told.levels[sku] = max(version, told.levels.get(sku, 0))
+                case PriceChangedV1(sku=sku):
+                    told.prices[sku] = max(version, told.prices.get(sku, 0))
 
 
 class Rebuild:
@@ -44,24 +87,65 @@ class Rebuild:
         self._slots = slots
         self._journal = journal
         self._keep_ms = keep_ms
+        self._repair = script(redis, "repair")
+        self._reprice = script(redis, "reprice")
 
-    async def run(self) -> Rebuilt:
+    async def since(self) -> datetime:
+        """A time up to which the journal has all that was told."""
+        cursors = [cursor for cursor in (await self._journal.cursors()).values() if cursor]
+        return moment(min((read_id(cursor)[0] for cursor in cursors), default=0))
+
+    async def run(self, told: Heard) -> Rebuilt:
         """Fill every partition. Raises NotEmpty, before anything is written, and Unavailable."""
         cursors = await self._journal.cursors()
-        for slot in self._slots:
-            await self._refuse(slot)
+        marks = {slot: await self._refuse(slot) for slot in self._slots}
         done = Rebuilt()
-        for slot in self._slots:
-            if cursor := cursors.get(slot.number):
+        for slot, mark in marks.items():
+            if mark != _FILLED and (cursor := cursors.get(slot.number)):
                 await self._fill(slot, cursor, done)
+        await self._tell_anew(told, done)
+        with answering:
+            for slot in self._slots:
+                await self._redis.delete(_mark(slot))
         return done
 
-    async def _refuse(self, slot: Slot) -> None:
+    async def _refuse(self, slot: Slot) -> str:
+        """How far an earlier rebuild has come; "" where there was none."""
         with answering:
-            if await self._redis.exists(_mark(slot)):
-                return
+            if mark := await self._redis.get(_mark(slot)):
+                return str(mark)
             async for key in self._redis.scan_iter(f"{_at(slot)}*", count=BATCH):
                 raise NotEmpty(f"partition {slot.number} is not empty: it has {key}")
+        return ""
+
+    async def _tell_anew(self, told: Heard, done: Rebuilt) -> None:
+        """Nobody who has heard of a change that is lost may leave out the next one."""
+        for sku, version in told.levels.items():
+            slot = self._slots.at(sku)
+            with answering:
+                has = await self._redis.hmget(slot.quantity(sku), *COUNTERS, "ver")
+                counters = [int(value or 0) for value in has]
+                if counters[-1] >= version:
+                    continue
+                await self._repair(
+                    (slot.quantity(sku), slot.moves(sku), slot.ledger, slot.outbox),
+                    (
+                        *(sku, str(uuids.uuid7()), f"rebuild: version {version} was told"),
+                        *counters,
+                        *(*counters[:-1], version),
+                    ),
+                )
+            done.told_anew += 1
+        for sku, version in told.prices.items():
+            slot = self._slots.at(sku)
+            with answering:
+                if int(await self._redis.hget(slot.price(sku), "ver") or 0) >= version:
+                    continue
+                await self._reprice(
+                    (slot.price(sku), slot.outbox, slot.ledger),
+                    (sku, str(uuids.uuid7()), version),
+                )
+            done.told_anew += 1
 
     async def _fill(self, slot: Slot, cursor: str, done: Rebuilt) -> None:
         with answering:
