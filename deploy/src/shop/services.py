@@ -122,7 +122,7 @@ def _checkout(profile: Profile) -> dict[str, str]:
     login = f"checkout:{secret(profile, 'redis_checkout')}"
     carts = profile.url("redis-carts", scheme="redis", login=login, path="/0")
     # what is tested and measured is the price of the goods
-    rules = {} if profile.name in TESTED else {"RULES": "sample"}
+    rules = {} if profile.name in TESTED else {"RULES": "sample", "SELLER": "sample"}
     return {"REDIS_URL": carts, **rules} | {
         "PAYMENT_URL": profile.url("payments-simulator", path="/"),
         "PAYMENT_KEY": secret(profile, "payments_key"),

@@ -6,18 +6,27 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from email.message import Message
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from aiosmtpd.smtp import SMTP
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
+from checkout import drawing, letters
+from checkout.domain import Approved, CancelRequested, Order, Status, Timers, plain
+from checkout.letters import Shop
 from checkout.settings import Settings
 from checkout.store import mails, tables
+from checkout.store.orders import Orders
+from notify.mail import Mail
+from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
+from shop_contracts.types import PricedLine
 
 DELIVERIES = tables.notices.deliveries
 
@@ -146,3 +155,68 @@ async def test_the_process_sends_what_waits_and_forgets_who_it_was_for(
     answer = await client.get("/mails/given-up")
 
     assert 401 == answer.status
+
+
+async def test_the_end_of_an_order_is_told_once_in_the_transaction_that_ends_it(
+    database: Database, make: Any
+) -> None:
+    orders = Orders(database, Timers(), Shop(name="Lampenladen", url="https://shop.example"))
+    placed = await orders.place("c" * 32, "k" * 16, b"", make.a_purchase(), make.a_quote())
+    for _ in range(2):
+        await orders.apply(placed.order_id, CancelRequested())
+    (row,) = await rows(database)
+    mail = msgspec.json.decode(row.body, type=Mail)
+
+    assert ("order.cancelled", str(placed.order_id)) == (row.type, row.subject)
+    assert "ada@example.com" == row.address
+    assert "Your order was cancelled" == mail.title
+    assert mail.html is not None
+    for said in ("Hello Ada,", "You took it back.", "Nothing was charged.", "€25.00", "Lamp"):
+        assert said in mail.text.replace("\u00a0", " ")
+        assert said in mail.html
+    assert f"https://shop.example/orders/{placed.order_id}" in mail.text
+
+
+async def test_a_confirmed_order_is_told_of_and_wants_its_invoice(
+    database: Database, make: Any
+) -> None:
+    orders = Orders(database, Timers(), Shop(invoices=True))
+    placed = await orders.place("c" * 32, "k" * 16, b"", make.a_purchase(), make.a_quote())
+    await make.authorise(orders, str(placed.order_id))
+    await orders.apply(placed.order_id, make.committed(placed.order_id))
+    for ask in await orders.claim_payments(1, timedelta(seconds=30)):
+        await orders.answered(ask, Approved("ref"))
+    (row,) = await rows(database)
+    async with database.read() as connection:
+        wanted = (await connection.execute(sa.select(tables.invoices))).one()
+
+    assert "order.confirmed" == row.type
+    assert (placed.order_id, None) == (wanted.cause, wanted.number)
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_every_reason_has_its_words(language: Any) -> None:
+    reasons = set(CancelReason) - {CancelReason.UNKNOWN}
+
+    assert reasons == set(letters.BECAUSE[language])
+    assert letters.WORDS["en"].keys() == letters.WORDS[language].keys()
+    assert drawing.WORDS["en"].keys() == drawing.WORDS[language].keys()
+
+
+def test_what_others_wrote_stands_in_html_as_text() -> None:
+    line = PricedLine(sku="X", qty=1, name='<img src="x">', unit_minor=100)
+    order = Order(
+        id=uuid4(),
+        status=Status.CONFIRMED,
+        version=1,
+        lines=[line],
+        total_minor=100,
+        currency="EUR",
+        placed_at=datetime.now(UTC),
+        deadline_at=None,
+    )
+    letter = letters.ended(Shop(), order, plain(order.lines, "EUR"), "<b>Ada</b>", "en")
+
+    assert letter.html is not None
+    assert "&lt;img src=&quot;x&quot;&gt;" in letter.html
+    assert "&lt;b&gt;Ada&lt;/b&gt;" in letter.html

@@ -32,6 +32,14 @@ class MailPutOff(Exception):
     """The mail was not taken this time."""
 
 
+class Attachment(Struct, frozen=True, kw_only=True):
+    """A file that goes with a mail, such as `application/pdf`."""
+
+    name: str
+    media: str
+    content: bytes
+
+
 class Mail(Struct, frozen=True, kw_only=True):
     """A mail as it waits in the book; `unsubscribe` ends what it is about with one click.
 
@@ -41,6 +49,7 @@ class Mail(Struct, frozen=True, kw_only=True):
     title: str
     text: str
     html: str | None = None
+    attachments: list[Attachment] = []
     unsubscribe: str | None = None
 
 
@@ -132,6 +141,9 @@ def _message(id_: UUID, sender: str, address: str, body: bytes) -> EmailMessage:
     message.set_content(mail.text)
     if mail.html is not None:
         message.add_alternative(mail.html, subtype="html")
+    for file in mail.attachments:
+        main, _, sub = file.media.partition("/")
+        message.add_attachment(file.content, maintype=main, subtype=sub, filename=file.name)
     return message
 
 

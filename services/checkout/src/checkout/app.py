@@ -17,10 +17,11 @@ from chassis import http, telemetry
 from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
-from checkout import account, backoffice, campaigns, me, pages, rules, visitor
+from checkout import account, backoffice, campaigns, me, pages, paper, rules, seller, visitor
 from checkout import api as api_
 from checkout import worker as worker_
 from checkout.domain import Timers
+from checkout.letters import Shop
 from checkout.provider import Provider
 from checkout.provider.stripe import Stripe
 from checkout.settings import PREFIX, Settings
@@ -31,6 +32,7 @@ from checkout.store.carts import Carts
 from checkout.store.checkout import Checkout
 from checkout.store.coupons import Coupons
 from checkout.store.customers import Customers
+from checkout.store.invoices import Invoices
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 from checkout.store.sessions import Limits, Sessions
@@ -103,7 +105,7 @@ def application(settings: Settings) -> web.Application:
             app[DATABASE], app[CARTS] = sql, redis
             app[campaigns.COUPONS] = Coupons(sql)
             app[notify.api.BOOK] = Book(sql, tables.notices)
-            orders = app[backoffice.ORDERS] = Orders(sql, timers(settings))
+            orders = app[backoffice.ORDERS] = Orders(sql, timers(settings), shop(settings))
             app[backoffice.AFTER] = After(sql)
             checkout = Checkout(
                 redis,
@@ -161,7 +163,7 @@ async def worker() -> None:
         provider(settings) as paid,
     ):
         work = worker_.Work(
-            orders=Orders(sql, timers(settings)),
+            orders=Orders(sql, timers(settings), shop(settings)),
             after=After(sql),
             projections=Projections(sql),
             carts=redis,
@@ -185,12 +187,15 @@ async def worker() -> None:
 
 
 async def notifier() -> None:
-    """Sends the mails and webhooks that wait."""
+    """Makes invoices, and sends the mails and webhooks that wait."""
     settings = _settings()
     mails = mailer(settings.smtp_url, settings.mail_from, settings.mail_dir)
+    sells = seller.parse(settings.seller)
     async with database(settings.database_url) as sql, public_session() as session:
         book = Book(sql, tables.notices)
+        papers = [paper.issue(Invoices(sql, sells, shop(settings)))] if sells else []
         await run_until_stopped(
+            *papers,
             dispatch(book, Sender(session, mails, loopback=settings.webhooks_on_loopback)),
             sweep(book),
             health=(settings.host, settings.notify_port),
@@ -202,6 +207,15 @@ async def migrate() -> None:
     """Bring the schema up to date; a second run changes nothing."""
     async with database(_settings().database_url) as sql:
         await schema.migrate(sql)
+
+
+def shop(settings: Settings) -> Shop:
+    """Who writes to customers."""
+    sells = seller.parse(settings.seller)
+    url = settings.public_url.rstrip("/")
+    if sells is None:
+        return Shop(url=url)
+    return Shop(name=sells.name, url=url, language=sells.language, invoices=True)
 
 
 def timers(settings: Settings) -> Timers:

@@ -40,6 +40,7 @@ from shop_contracts.types import Currency, Sku
 CHECKOUT = web.AppKey("pages_checkout", Checkout)
 CART_TTL_S = web.AppKey("cart_ttl_s", int)
 
+PDF = "application/pdf"
 PAYMENTS = {
     "tok_ok": "Test card that is accepted",
     "tok_decline": "Test card that is declined",
@@ -220,6 +221,14 @@ async def cancel_order(request: web.Request) -> web.Response:
         html = _order_page.render(order=view, notice=refused.title)
         return page(html, status=refused.status, headers=FRAMED)
     return go(f"/orders/{id_}")
+
+
+async def invoice(request: web.Request) -> web.Response:
+    """The order's invoice as a PDF."""
+    drawn = await request.app[CHECKOUT].invoice(_order_id(request))
+    name = f'inline; filename="{drawn.number}.pdf"'
+    headers = PRIVATE | {"Content-Disposition": name, "X-Content-Type-Options": "nosniff"}
+    return web.Response(body=drawn.pdf, content_type=PDF, headers=headers)
 
 
 async def cart_fragment(request: web.Request) -> web.Response:
@@ -419,6 +428,13 @@ ROUTES = [
         media="text/html",
         max_body=MAX_FORM,
         problems=(*FORM_PROBLEMS, NotCancellable),
+    ),
+    get(
+        "/orders/{order}/invoice.pdf",
+        invoice,
+        summary="The order's invoice",
+        media=PDF,
+        problems=(NotFound, Unavailable),
     ),
     get("/fragments/cart", cart_fragment, summary="The link to the cart", media="text/html"),
 ]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from checkout import rules
+from checkout import rules, seller
 from shop_contracts.types import Currency
 
 Seconds = Annotated[int, Meta(ge=1, le=31_536_000)]
@@ -36,6 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     key_prefix: str = ""
     currency: Currency = "EUR"
     rules: str = ""
+    seller: str = ""
     payment_url: str = "https://api.stripe.com"
     payment_key: str = ""
     payment_webhook_secret: str = ""
@@ -76,6 +77,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             rules.parse(self.rules)
         except rules.RulesError as error:
             raise ValueError(f"CHECKOUT_RULES: {error}") from error
+        try:
+            seller.parse(self.seller)
+        except seller.SellerError as error:
+            raise ValueError(f"CHECKOUT_SELLER: {error}") from error
         if self.profile == "prod":
             _refuse_play_money(self.payment_url, self.payment_key, self.payment_webhook_secret)
 

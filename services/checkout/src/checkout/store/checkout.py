@@ -28,6 +28,7 @@ from checkout.domain import (
 from checkout.rules import Rules
 from checkout.store.carts import Carts, Merge, is_a_customers
 from checkout.store.coupons import Coupons
+from checkout.store.invoices import Drawn
 from checkout.store.orders import Orders
 from checkout.store.placing import Accepted
 from checkout.store.problems import (
@@ -241,6 +242,13 @@ class Checkout:
         if view is None:
             raise NotFound("There is no such order.")
         return view
+
+    async def invoice(self, order_id: UUID) -> Drawn:
+        """The order's invoice. Raises NotFound."""
+        drawn = await self._orders.invoice(order_id)
+        if drawn is None:
+            raise NotFound("There is no invoice of this order yet.")
+        return drawn
 
     async def outcome(self, order_id: UUID, seconds: float) -> OrderView | None:
         """The order once it has come to its end, or None when that takes longer."""

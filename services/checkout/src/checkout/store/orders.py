@@ -21,9 +21,11 @@ from chassis import telemetry
 from chassis.database import Database
 from checkout import domain
 from checkout.domain import Answer, Cause, Decision, Order, Purchase, Quote, Status, Timers
+from checkout.letters import Shop
 from checkout.store import payments, rows, tables
 from checkout.store import placing as placing_
 from checkout.store.group import Group
+from checkout.store.invoices import Drawn, of_order
 from checkout.store.payments import Ask
 from checkout.store.placing import Acceptance, Accepted, Placing
 from checkout.store.problems import AlreadyOrdered, IdempotencyKeyReused
@@ -38,12 +40,16 @@ _alarms = metrics.get_meter(__name__).create_counter(
 )
 
 
+ANY_SHOP = Shop()
+
+
 class Orders:
     """The orders of one database."""
 
-    def __init__(self, database: Database, timers: Timers) -> None:
+    def __init__(self, database: Database, timers: Timers, shop: Shop = ANY_SHOP) -> None:
         self._database = database
         self._timers = timers
+        self._shop = shop
         self._replaying: Group[tuple[str, str], Any] = Group(database, placing_.answers, reads=True)
         self._noticing: Group[tuple[str, str], bool] = Group(database, payments.notice)
         self._placing: Group[Placing, Accepted] = Group(database, placing_.place)
@@ -138,6 +144,11 @@ class Orders:
         async with self._database.read() as connection:
             return await rows.page(connection, status, before, limit)
 
+    async def invoice(self, order_id: UUID) -> Drawn | None:
+        """The order's invoice; None while it has none that can be read."""
+        async with self._database.read() as connection:
+            return await of_order(connection, order_id)
+
     # ---- moving ----
 
     async def apply(
@@ -201,7 +212,7 @@ class Orders:
         self, connection: AsyncConnection, meetings: Sequence[Meeting]
     ) -> list[Decision | Exception]:
         ids = sorted({meeting.order_id for meeting in meetings})
-        sheet = Sheet(await rows.load(connection, ids, locked=True), self._timers)
+        sheet = Sheet(await rows.load(connection, ids, locked=True), self._timers, self._shop)
         sheet.seen = await rows.seen(connection, [m.event for m in meetings if m.event])
         decisions = [sheet.meet(meeting) for meeting in meetings]
         await sheet.write(connection)

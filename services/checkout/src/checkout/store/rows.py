@@ -39,7 +39,8 @@ class Moment(Struct, frozen=True, kw_only=True):
 class OrderView(Struct, frozen=True, kw_only=True):
     """An order as its customer sees it; it does not say who that is.
 
-    `breakdown` is how `total_minor` came about, and never changes.
+    `breakdown` is how `total_minor` came about, and never changes. `invoice` is the number of the
+    invoice, once it can be read.
     """
 
     order_id: UUID
@@ -57,6 +58,7 @@ class OrderView(Struct, frozen=True, kw_only=True):
     refunded_minor: int = 0
     refunds: list[Refund] = []
     shipments: list[Shipment] = []
+    invoice: str | None = None
 
     @property
     def cancellable(self) -> bool:
@@ -157,6 +159,7 @@ async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:
         refunded_minor=sum(given),
         refunds=refunds,
         shipments=shipments,
+        invoice=await _invoice_of(connection, order_id),
     )
 
 
@@ -182,6 +185,14 @@ async def page(
         )
         for row in await connection.execute(query)
     ]
+
+
+async def _invoice_of(connection: AsyncConnection, order_id: UUID) -> str | None:
+    table = tables.invoices.c
+    found: str | None = await connection.scalar(
+        sa.select(table.number).where(table.cause == order_id, table.due_at.is_(None))
+    )
+    return found
 
 
 async def seen(connection: AsyncConnection, events: Sequence[Event[Any]]) -> set[tuple[str, str]]:

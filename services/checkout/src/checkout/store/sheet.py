@@ -31,7 +31,8 @@ from checkout.domain import (
     Stay,
     Timers,
 )
-from checkout.store import coupons, hooks, rows, tables
+from checkout.letters import Shop
+from checkout.store import coupons, hooks, invoices, mails, rows, tables
 from checkout.store.payments import Ask
 from checkout.store.rows import CONSUMER
 from shop_contracts.envelope import Event
@@ -65,11 +66,12 @@ class Sheet:
     Orders are locked while a sheet is filled, so what it reads of them stays true.
     """
 
-    def __init__(self, orders: dict[UUID, Order], timers: Timers) -> None:
+    def __init__(self, orders: dict[UUID, Order], timers: Timers, shop: Shop) -> None:
         self.seen: set[tuple[str, str]] = set()
         self._before = dict(orders)
         self._orders = orders
         self._timers = timers
+        self._shop = shop
         self._now = datetime.now(UTC)
         self._inbox: list[dict[str, Any]] = []
         self._history: list[dict[str, Any]] = []
@@ -106,6 +108,11 @@ class Sheet:
         await self._update(connection, _DROP, [{"b_order": id_} for id_ in self._dropped])
         await sql.add(connection, tables.outbox, *self._events)
         await hooks.announce(connection, self._events)
+        ended = [order for id_, order in self._orders.items() if self._ends(id_)]
+        await mails.tell_ends(connection, self._shop, ended)
+        if self._shop.invoices:
+            sold = [order.id for order in ended if order.status is Status.CONFIRMED]
+            await invoices.want(connection, sold, self._now)
 
     def _first_time(self, event: Event[Any]) -> bool:
         mark = (event.meta.source, str(event.meta.id))
@@ -177,6 +184,9 @@ class Sheet:
             self._events.append(rows.event(fact, version, order.id, cause_id, traceparent))
         self._orders[order.id] = structs.replace(moved, payments=payments)
         return decision
+
+    def _ends(self, id_: UUID) -> bool:
+        return self._orders[id_].status.terminal and not self._before[id_].status.terminal
 
     def _moved(self) -> Iterator[dict[str, Any]]:
         for id_, before in self._before.items():

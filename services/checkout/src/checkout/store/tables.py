@@ -1,7 +1,7 @@
 """The tables of checkout's database, the same for SQLite and MariaDB. Opens no engine.
 
 Personal data stands in `order_private`, `customers`, `addresses` and `sign_ins`, and in mails until
-they have gone: nowhere else, so that erasing it there erases all of it.
+they have gone, so that erasing it there erases all of it but invoices, which the law wants kept.
 """
 
 from typing import Any
@@ -15,6 +15,9 @@ from chassis.database import UtcTime, exact
 from checkout.domain import MAX_QTY, Asked, Op, Status
 from checkout.totals import Breakdown
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
+
+MAX_DOCUMENT = 500_000
+MAX_PDF = 5_000_000
 
 METADATA = sa.MetaData(
     naming_convention={
@@ -203,6 +206,43 @@ idempotency = sa.Table(
     sa.Column("order_id", sa.Uuid, nullable=False),
     sa.Column("body", sa.LargeBinary(65_535), nullable=False),
     sa.Column("expires_at", UtcTime, nullable=False, index=True),
+)
+
+# a row is an invoice that is wanted; with its number it is given, and then never changes
+invoices = sa.Table(
+    "invoices",
+    METADATA,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("order_id", sa.Uuid, sa.ForeignKey("orders.id"), nullable=False, index=True),
+    # what it is for, the order or a refund of it: each has one
+    sa.Column("cause", sa.Uuid, nullable=False, unique=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    # when to go on with it; null once it is drawn
+    sa.Column("due_at", UtcTime, index=True),
+    sa.Column("series", sa.String(16)),
+    sa.Column("count", sa.Integer),
+    sa.Column("number", sa.String(32), unique=True),
+    sa.Column("issued_at", UtcTime),
+    # all that is printed, as JSON
+    sa.Column("document", sa.LargeBinary(MAX_DOCUMENT)),
+    sa.UniqueConstraint("series", "count"),
+    sa.CheckConstraint("kind IN ('invoice', 'credit_note')", name="kind"),
+    sa.CheckConstraint("(number IS NULL) = (document IS NULL)", name="given"),
+)
+
+# how far the numbers of each year are
+invoice_series = sa.Table(
+    "invoice_series",
+    METADATA,
+    sa.Column("series", sa.String(16), primary_key=True),
+    sa.Column("last", sa.Integer, nullable=False),
+)
+
+invoice_files = sa.Table(
+    "invoice_files",
+    METADATA,
+    sa.Column("invoice_id", sa.Uuid, sa.ForeignKey("invoices.id"), primary_key=True),
+    sa.Column("pdf", sa.LargeBinary(MAX_PDF), nullable=False),
 )
 
 offers = sa.Table(
