@@ -501,6 +501,18 @@ async def test_a_browser_signs_in_keeps_addresses_and_signs_out(
         assert "private, no-store" == page.headers["Cache-Control"]
 
 
+async def test_a_customer_need_not_write_what_is_known_at_checkout(browsers: Browsers) -> None:
+    ada = browsers()
+    await ada.sign_in(ADA)
+    await ada.send("PATCH", "/me", json={"name": "Ada Lovelace"})
+    await ada.send("POST", "/cart/lines", data={"sku": "LAMP-1"})
+
+    form = (await ada.send("GET", "/checkout")).text
+
+    assert f'value="{ADA}"' in form
+    assert 'value="Ada Lovelace"' in form
+
+
 async def test_a_link_that_is_over_leads_to_a_new_one(browsers: Browsers) -> None:
     answer = await browsers().send("POST", "/sign-in/confirm", data={"token": "used"})
 

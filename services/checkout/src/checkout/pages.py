@@ -260,6 +260,7 @@ async def _show_checkout(
     form: CheckoutForm | None = None,
     refused: Problem | None = None,
 ) -> web.Response:
+    email, name = (form.email, form.name) if form else await _whom(request)
     html = _checkout_page.render(
         cart=view,
         delivery=delivery,
@@ -270,8 +271,8 @@ async def _show_checkout(
         shipping=await request.app[CHECKOUT].shipping(view.cart_id, delivery),
         # the same key until this shopper has an answer: asking twice cannot order twice
         key=secrets.token_urlsafe(24) if form is None else form.key,
-        email=form.email if form else "",
-        name=form.name if form else "",
+        email=email,
+        name=name,
         payments=PAYMENTS,
         notice=_sentence(refused) if refused else "",
     )
@@ -313,6 +314,13 @@ def _purchase(form: CheckoutForm) -> Purchase:
 
 class _Incomplete(Invalid):
     title = "Please check your e-mail address and your name"
+
+
+async def _whom(request: web.Request) -> tuple[str, str]:
+    """The e-mail address and the name of the customer, as far as there is one."""
+    id_ = await visitor.customer(request)
+    found = await request.app[visitor.ACCOUNT].customers.profile(id_) if id_ else None
+    return (found.email, found.name or "") if found else ("", "")
 
 
 async def _cart_id(request: web.Request) -> str | None:
