@@ -154,7 +154,7 @@ async def test_a_feed_may_be_long(edge: Any, client: ClientSession) -> None:
     async def count(request: web.Request) -> web.StreamResponse:
         return web.Response(text=str(len(await request.read())))
 
-    for path in ("/imports", "/stock/imports"):
+    for path in ("/imports", "/stock/imports", "/stock/bulk", "/prices/bulk"):
         edge.origin.replies[path] = count
         feed = io.BytesIO(b"x" * 3_000_000)
         async with client.post(f"{edge.url}/api{path}", data=feed) as response:

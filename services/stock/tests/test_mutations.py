@@ -25,7 +25,7 @@ from stock.store import StockStore
 pytestmark = pytest.mark.connected
 
 SCRIPTS = ("step", "adjust", "reserve", "hold", "extend", "finish", "price", "threshold", "restock")
-TESTS = ("test_store.py", "test_restock.py", "test_price_plans.py")
+TESTS = ("test_store.py", "test_restock.py", "test_price_plans.py", "test_rows.py")
 MUTANT_SECONDS = 5  # a mutant may ask for the same step again and again
 NOTHING = "local function nothing() end\n"
 EQUIVALENT: dict[str, str] = {
@@ -56,7 +56,8 @@ def _mutated(line: str, kinds: str) -> Iterator[tuple[str, str]]:
         yield "never", line[: found.start(2)] + "false" + line[found.end(2) :]
     if "w" in kinds and (
         found := re.search(
-            r"redis\.call\('(?:[HZ]?SET|P?EXPIRE|Z(?:ADD|REM)|X\w+|RPUSH|DEL)'", line
+            r"redis\.call\('(?:[HZ]?SET|HINCRBY|BITFIELD|P?EXPIRE|Z(?:ADD|REM)|X\w+|RPUSH|DEL)'",
+            line,
         )
     ):
         at = found.start() + len("redis.call")

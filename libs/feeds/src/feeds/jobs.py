@@ -2,24 +2,26 @@
 
 Knows no web framework and no store: bytes come from an async iterator, rows go to a function.
 
-A job is a directory of the spool: its files, and `job.json`, which is replaced whole after each
-batch. So a job that was killed continues behind the last batch that is written down; at most one
-batch is applied twice, and `apply` must bear that.
+A job is a directory of the spool: its files, `job.json`, which is replaced whole after each batch,
+and what became of each row where that is asked for. So a job that was killed continues behind the
+last batch that is written down; at most one batch is applied twice, and `apply` must bear that.
 """
 
 import asyncio
 import contextlib
+import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -27,13 +29,24 @@ from msgspec.structs import asdict, replace
 
 from feeds import formats
 from feeds import mapping as mappings
-from feeds.rows import Bad, BadUpload, FeedError, File, NoSuchJob, Row, TooLarge
+from feeds.rows import (
+    Bad,
+    BadUpload,
+    FeedError,
+    File,
+    KeyTaken,
+    NoSuchJob,
+    NoSuchPlace,
+    Row,
+    TooLarge,
+)
 
 LIMIT = 256 * 1024 * 1024
 KEPT_ERRORS = 1000
 KEPT_NOTES = 100
 BATCH = 200
 MOST_FILES = 100
+RESULTS = "results.ndjson"
 
 _ID = re.compile("[0-9a-f]{24}")
 
@@ -41,11 +54,12 @@ State = Literal["queued", "running", "done", "failed"]
 
 
 class Outcome(Struct, frozen=True):
-    """What became of one row."""
+    """What became of one row; `facts` go into its result as they are."""
 
     kind: Literal["created", "updated", "unchanged", "failed"]
     code: str = ""
     reason: str = ""
+    facts: dict[str, Any] = {}
 
 
 CREATED = Outcome("created")
@@ -53,9 +67,9 @@ UPDATED = Outcome("updated")
 UNCHANGED = Outcome("unchanged")
 
 
-def failed(code: str, reason: str) -> Outcome:
+def failed(code: str, reason: str, facts: dict[str, Any] | None = None) -> Outcome:
     """The row was refused by the one who applied it."""
-    return Outcome("failed", code, reason)
+    return Outcome("failed", code, reason, facts or {})
 
 
 class Source(Struct, frozen=True):
@@ -64,6 +78,7 @@ class Source(Struct, frozen=True):
     name: str
     stored: str
     size: int
+    sha256: str = ""
 
 
 class Counts(Struct, frozen=True):
@@ -92,11 +107,26 @@ class Job(Struct, frozen=True, kw_only=True):
     warnings: int = 0
     notes: list[Bad] = []  # the first 100 warnings
     reason: str = ""  # why the job as a whole failed
+    results: int = 0  # bytes of its results that count
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
 
 
+class Read(Protocol):
+    """What every row has, whatever its feed is about."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def warnings(self) -> list[str]: ...
+
+
+R = TypeVar("R", bound=Read)
 Apply = Callable[[Sequence[Row]], Awaitable[Sequence[Outcome]]]
 Part = tuple[str, AsyncIterable[bytes]]
 
@@ -116,8 +146,26 @@ async def spool(
     """
     mapping = mappings.text(mapping)
     formats.check(format, formats.How(formats.mapping_of(mapping), currency))
-    job_id = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-    coming = root / f".{job_id}"
+    job, _ = await keep(root, parts, format=format, mapping=mapping, currency=currency, limit=limit)
+    return job
+
+
+async def keep(
+    root: Path,
+    parts: AsyncIterable[Part],
+    *,
+    format: str,  # noqa: A002  as above
+    mapping: str = "",
+    currency: str = "",
+    limit: int = LIMIT,
+    key: str = "",
+) -> tuple[Job, bool]:
+    """Keep uploaded files for a reader of the owner's own; the job, and whether it is an old one.
+
+    What comes again under a `key` is the job that it was; KeyTaken when that was something else.
+    """
+    job_id = _keyed(format, key) if key else f"{time.time_ns():016x}{secrets.token_hex(4)}"
+    coming = root / f".{job_id}-{secrets.token_hex(4)}"
     coming.mkdir(parents=True)
     try:
         sources = await _keep(coming, parts, limit)
@@ -131,13 +179,30 @@ async def spool(
             created=datetime.now(UTC),
         )
         _write(coming, job)
-        # only a whole job is ever seen under its own name
-        coming.rename(root / job_id)
+        try:
+            # only a whole job is ever seen under its own name, and only one of those with its key
+            coming.rename(root / job_id)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            shutil.rmtree(coming, ignore_errors=True)
+            before = load(root / job_id)
+            if _content(before) != _content(job):
+                raise KeyTaken("something else came under this key") from None
+            return before, True
         _sync(root)
     except BaseException:
         shutil.rmtree(coming, ignore_errors=True)
         raise
-    return job
+    return job, False
+
+
+def _keyed(format: str, key: str) -> str:  # noqa: A002  as above
+    return hashlib.sha256(f"{format} {key}".encode()).hexdigest()[:24]
+
+
+def _content(job: Job) -> tuple[object, ...]:
+    return job.mapping, job.currency, [(each.size, each.sha256) for each in job.files]
 
 
 async def _keep(directory: Path, parts: AsyncIterable[Part], limit: int) -> list[Source]:
@@ -148,17 +213,18 @@ async def _keep(directory: Path, parts: AsyncIterable[Part], limit: int) -> list
         if len(sources) == MOST_FILES:
             raise TooLarge(f"a job takes at most {MOST_FILES} files")
         stored = f"{len(sources):03}.part"
-        size = 0
+        size, digest = 0, hashlib.sha256()
         with (directory / stored).open("xb") as file:
             async for chunk in chunks:
                 size += len(chunk)
                 if total + size > limit:
                     raise TooLarge(f"a job takes at most {limit} bytes")
                 file.write(chunk)
+                digest.update(chunk)
             file.flush()
             os.fsync(file.fileno())
         total += size
-        sources.append(Source(name, stored, size))
+        sources.append(Source(name, stored, size, digest.hexdigest()))
     if not total:
         raise BadUpload("no file was sent, or only empty ones")
     return sources
@@ -190,23 +256,37 @@ def find(root: Path, job_id: str) -> Job:
 
 def listing(root: Path) -> list[Job]:
     """All jobs, newest first."""
-    return [load(each) for each in reversed(_directories(root))]
+    return _jobs(root)[::-1]
 
 
 def next_queued(root: Path) -> Path | None:
     """The directory of the oldest job that waits, or whose worker died; None when there is none."""
-    for each in _directories(root):
-        if load(each).state in {"queued", "running"}:
-            with _locked(each) as mine:
+    for each in _jobs(root):
+        if each.state in {"queued", "running"}:
+            with _locked(root / each.id) as mine:
                 if mine:
-                    return each
+                    return root / each.id
     return None
 
 
 async def run(job_dir: Path, apply: Apply, *, batch: int = BATCH) -> Job:
+    """Carry a feed of products to its end, as `carry` does."""
+    return await carry(job_dir, _read_feed, apply, batch=batch)
+
+
+async def carry(
+    job_dir: Path,
+    read: Callable[[Job, Sequence[File]], Generator[R | Bad, None, None]],
+    apply: Callable[[Sequence[R]], Awaitable[Sequence[Outcome]]],
+    *,
+    batch: int = BATCH,
+    results: bool = False,
+) -> Job:
     """Carry the job to its end, from where it stands; another worker's job is left alone.
 
-    When `apply` raises, the job stays `running` behind its last batch: the next `run` continues.
+    `read` gives the same rows whenever it reads the same files. When `apply` raises, the job stays
+    `running` behind its last batch: the next run continues. With `results`, what became of each row
+    is written down.
     """
     with _locked(job_dir) as mine:
         job = load(job_dir)
@@ -214,8 +294,10 @@ async def run(job_dir: Path, apply: Apply, *, batch: int = BATCH) -> Job:
             return job
         job = replace(job, state="running", started=job.started or datetime.now(UTC))
         _write(job_dir, job)
+        files = [File(each.name, job_dir / each.stored) for each in job.files]
         try:
-            job = await _carry(job_dir, job, apply, batch)
+            with contextlib.closing(read(job, files)) as rows:
+                job = await _carry(job_dir, job, rows, apply, batch, results=results)
             job = replace(job, state="done", bytes_done=job.bytes_total)
         except FeedError as error:
             # _carry wrote down how far it came
@@ -227,24 +309,79 @@ async def run(job_dir: Path, apply: Apply, *, batch: int = BATCH) -> Job:
         return job
 
 
-async def _carry(job_dir: Path, job: Job, apply: Apply, batch: int) -> Job:
-    files = [File(each.name, job_dir / each.stored) for each in job.files]
-    rows = formats.read(files, job.format, formats.mapping_of(job.mapping), currency=job.currency)
-    with contextlib.closing(rows):
-        skip = job.rows
-        while taken := list(islice(rows, min(skip, batch) or batch)):
-            if skip:
-                skip -= len(taken)
-                await asyncio.sleep(0)
-                continue
-            good = [each for each in taken if isinstance(each, Row)]
-            outcomes = await apply(good) if good else []
-            job = _counted(job, taken, dict(zip(map(id, good), outcomes, strict=True)))
-            _write(job_dir, job)
+def _read_feed(job: Job, files: Sequence[File]) -> Generator[Row | Bad, None, None]:
+    mapping = formats.mapping_of(job.mapping)
+    return formats.read(files, job.format, mapping, currency=job.currency)
+
+
+async def _carry(
+    job_dir: Path,
+    job: Job,
+    rows: Iterator[R | Bad],
+    apply: Callable[[Sequence[R]], Awaitable[Sequence[Outcome]]],
+    batch: int,
+    *,
+    results: bool,
+) -> Job:
+    skip = job.rows
+    while taken := list(islice(rows, min(skip, batch) or batch)):
+        if skip:
+            skip -= len(taken)
+            await asyncio.sleep(0)
+            continue
+        good = [each for each in taken if not isinstance(each, Bad)]
+        outcomes = await apply(good) if good else []
+        became = dict(zip(map(id, good), outcomes, strict=True))
+        job = _counted(job, taken, became)
+        if results:
+            job = replace(job, results=_append(job_dir, job.results, taken, became))
+        _write(job_dir, job)
     return job
 
 
-def _counted(job: Job, taken: Sequence[Row | Bad], outcomes: dict[int, Outcome]) -> Job:
+def _append(
+    job_dir: Path, end: int, taken: Sequence[Read | Bad], outcomes: dict[int, Outcome]
+) -> int:
+    """Write the results of a batch behind those that count; where they end now."""
+    with (job_dir / RESULTS).open("ab") as file:
+        # what a worker wrote that died before it wrote down the job
+        file.truncate(end)
+        for each in taken:
+            file.write(_result(each, outcomes.get(id(each))))
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def _result(row: Read | Bad, outcome: Outcome | None) -> bytes:
+    bad = row if isinstance(row, Bad) else outcome
+    told: dict[str, Any] = {"line": row.line, "result": outcome.kind if outcome else "failed"}
+    told |= outcome.facts if outcome else {}
+    if bad and bad.code:
+        told |= {"code": bad.code, "reason": bad.reason}
+    return msgspec.json.encode(told) + b"\n"
+
+
+def results(job_dir: Path, after: int, limit: int) -> tuple[list[msgspec.Raw], int]:
+    """Up to `limit` results from the place `after` on, and the place behind them.
+
+    Raises NoSuchPlace where no result begins at `after`.
+    """
+    job = load(job_dir)
+    if after == job.results:
+        return [], after
+    with (job_dir / RESULTS).open("rb") as file:
+        if after:
+            file.seek(after - 1)
+        if after > job.results or (after and file.read(1) != b"\n"):
+            raise NoSuchPlace("no result begins there")
+        found: list[msgspec.Raw] = []
+        while len(found) < limit and file.tell() < job.results:
+            found.append(msgspec.Raw(file.readline()))
+        return found, file.tell()
+
+
+def _counted(job: Job, taken: Sequence[Read | Bad], outcomes: dict[int, Outcome]) -> Job:
     """The job behind one more batch."""
     counts = asdict(job.counts)
     errors, notes = list(job.errors), list(job.notes)
@@ -278,7 +415,7 @@ def _counted(job: Job, taken: Sequence[Row | Bad], outcomes: dict[int, Outcome])
     )
 
 
-def _note(row: Row, code: str, text: str) -> Bad:
+def _note(row: Read, code: str, text: str) -> Bad:
     return Bad(source=row.source, line=row.line, code=code, reason=text, severity="warning")
 
 
@@ -302,11 +439,12 @@ def _sync(directory: Path) -> None:
         os.close(handle)
 
 
-def _directories(root: Path) -> list[Path]:
-    """Oldest first: an id begins with its time."""
+def _jobs(root: Path) -> list[Job]:
+    """Oldest first."""
     if not root.is_dir():
         return []
-    return sorted(each for each in root.iterdir() if _ID.fullmatch(each.name))
+    found = [load(each) for each in root.iterdir() if _ID.fullmatch(each.name)]
+    return sorted(found, key=lambda job: (job.created, job.id))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ Errors, by what the sender can do:
     ├── BadMapping      repair the mapping file
     ├── BadUpload       send a file, with another name or in another form
     ├── TooLarge        send less at once
+    ├── KeyTaken        choose another key, or send the same again
+    ├── NoSuchPlace     go on from a place that was answered
     └── NoSuchJob       ask for a job that exists
 """
 
@@ -112,6 +114,18 @@ class TooLarge(FeedError):
     """More bytes than one job may bring."""
 
     code = "too-large"
+
+
+class KeyTaken(FeedError):
+    """Something else came under this key before."""
+
+    code = "key-taken"
+
+
+class NoSuchPlace(FeedError):
+    """Nothing begins at this place."""
+
+    code = "no-such-place"
 
 
 class NoSuchJob(FeedError):

@@ -1,28 +1,29 @@
 """HTTP in: requests become calls of the store, jobs of the spool. Knows no driver."""
 
-import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
 import uuid_utils.compat as uuids
-from aiohttp import BodyPartReader, MultipartReader, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 from msgspec import Meta, Struct, structs
 
 from chassis import telemetry
 from chassis.http import delete, get, patch, post, put, query, read, reply
-from chassis.http.reading import CLOSE
-from chassis.problems import BadRequest, Fault, Invalid, NotFound, TooLarge, UnsupportedMediaType
-from feeds import jobs
-from feeds.rows import BadUpload, FeedError, NoSuchJob
-from feeds.rows import TooLarge as FeedTooLarge
+from chassis.problems import Fault, Invalid
 from shop_contracts.types import Currency, Sku, Time
 from stock.domain import MAX_LINES, Adjust, Level, Movement, Reservation, Units
+from stock.idempotency import BadKey, idempotency_key
 from stock.journal import Journal
-from stock.prices import Group, Priced, PriceEntry, Tier, applicable, duplicates
+from stock.prices import (
+    MAX_PRICES,
+    Group,
+    Priced,
+    PriceEntry,
+    Tier,
+    applicable,
+    duplicates,
+)
 from stock.store import (
     HoldOver,
     HoldTaken,
@@ -38,26 +39,9 @@ JOURNAL = web.AppKey("journal", Journal)
 STORE = web.AppKey("store", StockStore)
 SPOOL = web.AppKey("spool", Path)
 
-MAX_PRICES = 200
 MAX_QTY = 999
 MAX_HOLD_SECONDS = 3_600
 MAX_FIELD = 64 * 1024
-
-_KEY = re.compile(r'("?)([A-Za-z0-9_-]{16,128})\1')
-
-
-class BadKey(BadRequest):
-    """The Idempotency-Key is not 16 to 128 letters, digits, `_` or `-`."""
-
-    slug = "bad-idempotency-key"
-    title = "The Idempotency-Key is malformed"
-
-
-class BadFeed(Invalid):
-    """The upload is no feed that can be read; `code` says why."""
-
-    slug = "bad-feed"
-    title = "The feed cannot be taken"
 
 
 class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,7 +126,7 @@ async def put_stock(request: web.Request) -> web.Response:
     adjusted = await request.app[STORE].adjust(
         request.match_info["sku"],
         command,
-        key=_idempotency_key(request),
+        key=idempotency_key(request),
         traceparent=telemetry.inject(),
     )
     return reply(
@@ -235,98 +219,6 @@ async def delete_reservation(request: web.Request) -> web.Response:
     """Give the units back; repeating it changes nothing."""
     await request.app[STORE].release(_reservation(request), telemetry.inject())
     return web.Response(status=204)
-
-
-async def post_import(request: web.Request) -> web.Response:
-    """Queue a feed of stock and prices; the job tells what became of each row.
-
-    A multipart form: `format`, `mapping` (a shipped one's name, or the text of another) and
-    `currency` first, then the files.
-    """
-    with _feed_problems():
-        form = _Form(request)
-        fields = await form.fields()
-        job = await jobs.spool(
-            request.app[SPOOL],
-            form.files(),
-            format=fields.get("format", ""),
-            mapping=fields.get("mapping", ""),
-            currency=fields.get("currency", ""),
-        )
-    return reply(job, status=202, headers={"Location": f"/stock/imports/{job.id}"})
-
-
-async def get_import(request: web.Request) -> web.Response:
-    """How far a job has come, and the rows it refused."""
-    with _feed_problems():
-        return reply(jobs.find(request.app[SPOOL], request.match_info["id"]))
-
-
-class _Form:
-    """A multipart form whose text fields come before its files; nothing is kept in memory."""
-
-    def __init__(self, request: web.Request) -> None:
-        if request.content_type != "multipart/form-data":
-            raise UnsupportedMediaType("Send multipart/form-data.")
-        self._request = request
-        self._part: BodyPartReader | None = None
-
-    async def fields(self) -> dict[str, str]:
-        self._reader = await self._request.multipart()
-        found: dict[str, str] = {}
-        while (part := await self._next()) is not None and part.filename is None:
-            text = bytearray()
-            async for chunk in _chunks(part):
-                text += chunk
-                if len(text) > MAX_FIELD:
-                    raise TooLarge(f"A field takes at most {MAX_FIELD} bytes.", headers=CLOSE)
-            found[part.name or ""] = text.decode()
-        self._part = part
-        if unknown := found.keys() - {"format", "mapping", "currency"}:
-            raise BadUpload(f"{len(unknown)} field(s) are none of format, mapping, currency")
-        return found
-
-    async def files(self) -> AsyncIterator[jobs.Part]:
-        while self._part is not None:
-            if self._part.filename is None:
-                raise BadUpload("the fields come before the files")
-            yield self._part.filename, _chunks(self._part)
-            self._part = await self._next()
-
-    async def _next(self) -> BodyPartReader | None:
-        part = await self._reader.next()
-        if isinstance(part, MultipartReader):
-            raise BadUpload("a form inside a form cannot be read")
-        return part
-
-
-async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
-    while chunk := await part.read_chunk(MAX_FIELD):
-        yield chunk
-
-
-@contextmanager
-def _feed_problems() -> Iterator[None]:
-    try:
-        yield
-    except NoSuchJob as error:
-        raise NotFound from error
-    except FeedTooLarge as error:
-        raise TooLarge(str(error)) from error
-    except FeedError as error:
-        raise BadFeed(str(error), code=error.code) from error
-    except (ValueError, HttpProcessingError, web.RequestPayloadError) as error:
-        # what aiohttp and the text codec say of a form that is none
-        raise BadRequest("The multipart body is malformed.") from error
-
-
-def _idempotency_key(request: web.Request) -> str | None:
-    given = request.headers.get("Idempotency-Key")
-    if given is None:
-        return None
-    if (found := _KEY.fullmatch(given)) is None:
-        raise BadKey
-    return found[2]
 
 
 def _reservation(request: web.Request) -> UUID:
@@ -439,25 +331,5 @@ ROUTES = [
         status=204,
         scope=_HOLD,
         problems=(UnknownHold, HoldOver, HoldTaken),
-    ),
-    post(
-        "/stock/imports",
-        post_import,
-        summary="Import stock and prices from a feed",
-        reply=jobs.Job,
-        status=202,
-        scope=_WRITE,
-        max_body=jobs.LIMIT,
-        stream_body=True,
-        timeout=None,
-        problems=(BadFeed, TooLarge, UnsupportedMediaType, BadRequest),
-        sends={"Location": "Where the job tells how far it has come."},
-    ),
-    get(
-        "/stock/imports/{id}",
-        get_import,
-        summary="A job and what became of its rows",
-        reply=jobs.Job,
-        problems=(NotFound,),
     ),
 ]

@@ -23,7 +23,7 @@ from notify.book import Book
 from notify.dispatch import dispatch, sweep
 from notify.mail import mailer
 from notify.sender import Sender, public_session
-from stock import alerts, live, notices, pages, schema
+from stock import alerts, live, notices, pages, schema, uploads
 from stock import api as api_
 from stock import worker as worker_
 from stock.auditor import Auditor, Bounds
@@ -97,12 +97,12 @@ def application(settings: Settings) -> web.Application:
 
     app = http.application(
         name="stock",
-        routes=[*api_.ROUTES, *pages.ROUTES, *live.ROUTES, *alerts.ROUTES],
+        routes=[*api_.ROUTES, *uploads.ROUTES, *pages.ROUTES, *live.ROUTES, *alerts.ROUTES],
         api_keys_file=settings.api_keys_file,
         checks=[("redis", redis), ("live", following)],
         description="Units, holds and prices of SKUs.",
     )
-    app[api_.SPOOL] = settings.spool_dir
+    app[uploads.SPOOL] = settings.spool_dir
     app[pages.CURRENCY] = settings.currency
     app[live.ORIGINS] = frozenset(settings.live_origins.split())
     app[alerts.KEYS] = http.ApiKeys(settings.api_keys_file)

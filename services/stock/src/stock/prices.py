@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from shop_contracts.types import Count, Currency, Minor, Sku, Time
 
 MAX_UNITS = 2**31
+MAX_PRICES = 200  # of one SKU
 
 Tier = Annotated[int, Meta(ge=1, le=MAX_UNITS, description="from so many units on")]
 Group = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z", description="customer group")]

@@ -40,6 +40,9 @@ class Slot:
     def hold(self, name: object) -> str:
         return f"{self._at}r:{name}"
 
+    def rows(self, job: str) -> str:
+        return f"{self._at}rows:{job}"
+
     def marker(self, what: object) -> str:
         return f"{self._at}in:{what}"
 

@@ -35,6 +35,7 @@ from stock.domain import (
     merged,
 )
 from stock.prices import (
+    MAX_PRICES,
     Priced,
     PriceEntry,
     boundary,
@@ -55,7 +56,9 @@ MAX_PASSES = 1_000  # of one step, each behind 100 holds that were over, or a ch
 BATCH = 200
 
 Step = Literal["commit", "release", "return"]
-Change = Literal["created", "updated", "unchanged", "short"]
+Change = Literal["created", "updated", "unchanged"]
+Edited = Literal[Change, "full"]
+Verdict = Literal[Edited, "short"]
 How = Literal["replace", "merge"]
 
 
@@ -163,25 +166,52 @@ class StockStore:
         return _adjusted(sku, reply)
 
     async def adjust_many(
-        self, changes: Sequence[tuple[str, Adjust, str | None]], traceparent: str = ""
-    ) -> list[Adjusted | Exception]:
-        """As `adjust` for each (SKU, command, key), in order and in one round trip."""
+        self,
+        changes: Sequence[tuple[str, Adjust, str | None]],
+        traceparent: str = "",
+        *,
+        job: str = "",
+        rows: Sequence[int] = (),
+    ) -> list[Adjusted | Conflict | Invalid]:
+        """As `adjust` for each (SKU, command, key), in order, in few round trips.
+
+        With a `job`, each change is one of its `rows` and carried out once, however often it comes.
+        """
+        results: dict[int, Adjusted | Conflict | Invalid] = {}
+        numbered = list(rows) if job else [None] * len(changes)
+        left = list(range(len(changes)))
+        while left:
+            # one change of a SKU at a time: one that holds are in the way of is finished first
+            first: dict[str, int] = {}
+            for place in left:
+                first.setdefault(changes[place][0], place)
+            asked = [
+                (changes[place][0], self._adjusting(*changes[place], traceparent, job, row))
+                for place in first.values()
+                for row in [numbered[place]]
+            ]
+            results |= zip(first.values(), await self._adjust_each(asked), strict=True)
+            left = [place for place in left if place not in results]
+        return [results[place] for place in range(len(changes))]
+
+    async def _adjust_each(
+        self, asked: Sequence[tuple[str, tuple[list[str], list[Any]]]]
+    ) -> list[Adjusted | Conflict | Invalid]:
+        results: list[Adjusted | Conflict | Invalid] = []
         with answering:
             # Left without `async with`, a pipeline of scripts keeps its connection when it fails.
             async with self._redis.pipeline(transaction=False) as pipe:
-                for change in changes:
-                    keys, args = self._adjusting(*change, traceparent)
+                for _, (keys, args) in asked:
                     await self._adjust(keys=keys, args=args, client=pipe)
                 replies = await pipe.execute()
-        results: list[Adjusted | Exception] = []
-        for (sku, command, key), reply in zip(changes, replies, strict=True):
-            try:
+            for (sku, (keys, args)), answered in zip(asked, replies, strict=True):
+                reply = answered
                 if reply[0] == "due":  # holds that are over stand in the way: the slow path
-                    results.append(await self.adjust(sku, command, key=key))
-                else:
+                    reply = await self._decide(self.slots.at(sku), self._adjust, keys, args)
+                try:
                     results.append(_adjusted(sku, reply))
-            except (Conflict, Invalid) as refused:
-                results.append(refused)
+                except (Conflict, Invalid) as refused:
+                    results.append(refused)
         return results
 
     async def set_threshold(self, sku: str, units: int | None) -> Level:
@@ -408,9 +438,12 @@ class StockStore:
 
     async def edit_prices(
         self, edits: Sequence[tuple[str, How, Sequence[PriceEntry]]], traceparent: str = ""
-    ) -> list[Change]:
-        """Replace the plans of SKUs or merge into them, in order; what stands changes nothing."""
-        changes: list[Change] = ["unchanged"] * len(edits)
+    ) -> list[Edited]:
+        """Replace the plans of SKUs or merge into them, in order; what stands changes nothing.
+
+        "full": the plan would have more than MAX_PRICES entries, and is left as it is.
+        """
+        changes: list[Edited] = ["unchanged"] * len(edits)
         left = list(range(len(edits)))
         for _ in range(MAX_PASSES):
             if not left:
@@ -424,6 +457,9 @@ class StockStore:
             for (sku, place), (plan, was, version) in zip(first.items(), found, strict=True):
                 new = planned(plan, edits[place][2], now, whole=edits[place][1] == "replace")
                 if version and (flat_plan(new), flat_prices(in_force(new, now))) == was:
+                    left.remove(place)
+                elif len(new) > MAX_PRICES:
+                    changes[place] = "full"
                     left.remove(place)
                 else:
                     steps.append((place, sku, new, version))
@@ -493,12 +529,13 @@ class StockStore:
             entries = await pipe.execute()
         return [_movement(entry, fields) for found in entries for entry, fields in found]
 
-    async def put_offers(self, offers: Sequence[Offer], traceparent: str = "") -> list[Change]:
+    async def put_offers(self, offers: Sequence[Offer], traceparent: str = "") -> list[Verdict]:
         """Set the units on hand and merge the prices of many SKUs, a few round trips for all.
 
         "short": fewer units than are reserved, so nothing of that offer's stock was changed.
+        "full": its plan of prices would be too long, and was left as it is.
         """
-        changes: list[set[Change]] = [set() for _ in offers]
+        changes: list[set[Verdict]] = [set() for _ in offers]
         stocked = [place for place, offer in enumerate(offers) if offer.stock is not None]
         adjusted = await self.adjust_many(
             [
@@ -519,7 +556,7 @@ class StockStore:
         )
         for place, change in zip(priced, edited, strict=True):
             changes[place].add(change)
-        ranked: tuple[Change, ...] = ("short", "created", "updated")
+        ranked: tuple[Verdict, ...] = ("short", "full", "created", "updated")
         return [next((r for r in ranked if r in seen), "unchanged") for seen in changes]
 
     def _one_slot(self, lines: Sequence[tuple[str, int]]) -> Slot:
@@ -623,7 +660,13 @@ class StockStore:
         return keys
 
     def _adjusting(
-        self, sku: str, command: Adjust, key: str | None, traceparent: str
+        self,
+        sku: str,
+        command: Adjust,
+        key: str | None,
+        traceparent: str,
+        job: str = "",
+        row: int | None = None,
     ) -> tuple[list[str], list[Any]]:
         slot = self.slots.at(sku)
         return (
@@ -634,6 +677,7 @@ class StockStore:
                 slot.outbox,
                 slot.exp,
                 slot.marker(key or ""),
+                slot.rows(job),
             ],
             [
                 sku,
@@ -644,6 +688,7 @@ class StockStore:
                 KEEP_MS,
                 traceparent,
                 command.reason,
+                "" if row is None else row,
             ],
         )
 
@@ -682,8 +727,7 @@ def _adjusted(sku: str, reply: Sequence[Any]) -> Adjusted:
             raise TooManyUnits
         case ["reused"]:
             raise KeyReused
-    outcome, available, reserved, version, low, new = reply
-    change: Change = "unchanged" if outcome != "ok" else "created" if new else "updated"
+    outcome, available, reserved, version, low, change = reply
     return Adjusted(
         level(sku, available, reserved, version, _number(low)), outcome == "replay", change
     )

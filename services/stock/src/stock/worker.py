@@ -22,8 +22,9 @@ from shop_contracts.events.checkout import (
 )
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 from shop_contracts.types import Line
+from stock import bulk
 from stock.domain import TooManyLines
-from stock.prices import PriceEntry
+from stock.prices import MAX_PRICES, PriceEntry
 from stock.store import Offer, Step, StockStore
 
 SWEEP_SECONDS = 0.5
@@ -34,6 +35,7 @@ _log = structlog.stdlib.get_logger(__name__)
 # A row with several offers has the first of these that one of them had.
 _OUTCOMES = {
     "short": jobs.failed("insufficient-stock", "more units are reserved than the feed says exist"),
+    "full": jobs.failed("too-many-prices", f"a SKU has at most {MAX_PRICES} prices"),
     "created": jobs.CREATED,
     "updated": jobs.UPDATED,
     "unchanged": jobs.UNCHANGED,
@@ -133,7 +135,11 @@ async def carry_imports(store: StockStore, spool: Path) -> NoReturn:
             await asyncio.sleep(IMPORT_POLL_SECONDS)
             continue
         try:
-            done = await jobs.run(job, apply)
+            kind = jobs.load(job).format
+            if kind in bulk.KINDS:
+                done = await bulk.carry(store, job, kind)
+            else:
+                done = await jobs.run(job, apply)
             _log.info("import ended", job=done.id, state=done.state, rows=done.rows)
         except Unavailable as error:
             _log.warning("import put off", job=job.name, reason=str(error))
