@@ -1,6 +1,5 @@
 """HTTP in: requests become calls of the store, jobs of the spool. Knows no driver."""
 
-from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -37,11 +36,9 @@ from stock.store import (
 
 JOURNAL = web.AppKey("journal", Journal)
 STORE = web.AppKey("store", StockStore)
-SPOOL = web.AppKey("spool", Path)
 
 MAX_QTY = 999
 MAX_HOLD_SECONDS = 3_600
-MAX_FIELD = 64 * 1024
 
 
 class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
