@@ -247,12 +247,18 @@ async def test_a_shopper_reads_the_invoice_as_soon_as_it_is_drawn(
 ) -> None:
     (order_id,) = await wanted(own, make, 1)
     path = f"/orders/{order_id}/invoice.pdf"
-    before = await client.get(path)
+    async with own.read() as connection:
+        ordered = sa.select(tables.orders.c.cart_id).where(tables.orders.c.id == order_id)
+        guest = {"Cookie": f"cart={await connection.scalar(ordered)}"}
+    before = await client.get(path, headers=guest)
     assert SELLER is not None
     while await paper.step(Invoices(own, SELLER, SHOP)):
         pass
-    answer = await client.get(path)
-    page = await client.get(f"/orders/{order_id}", headers={"Accept": "text/html"})
+    answer = await client.get(path, headers=guest)
+    html = {"Accept": "text/html"}
+    page = await client.get(f"/orders/{order_id}", headers=html | guest)
+    strangers = await client.get(f"/orders/{order_id}", headers=html)
+    program = await client.get(path, params={"cart": guest["Cookie"].removeprefix("cart=")})
 
     assert 404 == before.status
     assert 200 == answer.status
@@ -261,4 +267,9 @@ async def test_a_shopper_reads_the_invoice_as_soon_as_it_is_drawn(
     assert f'inline; filename="{year()}-000001.pdf"' == answer.headers["Content-Disposition"]
     assert (await answer.read()).startswith(b"%PDF-")
     assert path in await page.text()
+    assert 200 == program.status
+    # who has read the order's id somewhere does not learn who ordered
+    assert path not in await strangers.text()
+    for wrong in ({}, {"cart": "A" * 32}, {"cart": "ä"}):
+        assert 404 == (await client.get(path, params=wrong)).status
     assert 404 == (await client.get(f"/orders/{uuid4()}/invoice.pdf")).status

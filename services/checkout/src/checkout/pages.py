@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from babel import Locale
 from msgspec import Meta, Struct, structs
 
-from chassis.http import get, page, post, reply
+from chassis.http import get, page, post, query, reply
 from chassis.pages import templates
 from chassis.problems import Invalid, NotFound, Problem, Unavailable
 from checkout import visitor
@@ -101,6 +101,12 @@ class CheckoutForm(Struct, frozen=True, kw_only=True):
     def delivery(self) -> Delivery:
         """Where it goes and how."""
         return _delivery({"country": self.country, "shipping_method": self.shipping_method})
+
+
+class GuestProof(Struct, frozen=True, kw_only=True):
+    """The cart that a guest ordered, which only the guest knows; the cookie does as well."""
+
+    cart: Annotated[str, Meta(max_length=64)] = ""
 
 
 async def cart(request: web.Request) -> web.Response:
@@ -207,7 +213,16 @@ async def order(request: web.Request) -> web.Response:
     vary = {"Vary": "Accept"}
     if not prefers_html(request.headers.get(hdrs.ACCEPT, "")):
         return reply(view, headers=PRIVATE | vary)
-    return page(_order_page.render(order=view, notice=""), headers=FRAMED | vary)
+    return await _show_order(request, view)
+
+
+async def _show_order(
+    request: web.Request, view: OrderView, refused: NotCancellable | None = None
+) -> web.Response:
+    mine = await visitor.ordered(request, view.order_id)
+    html = _order_page.render(order=view, notice=refused.title if refused else "", mine=mine)
+    status = refused.status if refused else 200
+    return page(html, status=status, headers=FRAMED | {"Vary": "Accept"})
 
 
 async def cancel_order(request: web.Request) -> web.Response:
@@ -218,14 +233,16 @@ async def cancel_order(request: web.Request) -> web.Response:
         await request.app[CHECKOUT].cancel(id_)
     except NotCancellable as refused:
         view = await request.app[CHECKOUT].order(id_)
-        html = _order_page.render(order=view, notice=refused.title)
-        return page(html, status=refused.status, headers=FRAMED)
+        return await _show_order(request, view, refused)
     return go(f"/orders/{id_}")
 
 
 async def invoice(request: web.Request) -> web.Response:
     """The order's invoice as a PDF."""
-    drawn = await request.app[CHECKOUT].invoice(_order_id(request))
+    id_ = _order_id(request)
+    if not await visitor.ordered(request, id_, query(request, GuestProof).cart):
+        raise NotFound("There is no invoice of this order yet.")
+    drawn = await request.app[CHECKOUT].invoice(id_)
     name = f'inline; filename="{drawn.number}.pdf"'
     headers = PRIVATE | {"Content-Disposition": name, "X-Content-Type-Options": "nosniff"}
     return web.Response(body=drawn.pdf, content_type=PDF, headers=headers)
@@ -440,7 +457,8 @@ ROUTES = [
     get(
         "/orders/{order}/invoice.pdf",
         invoice,
-        summary="The order's invoice",
+        summary="The order's invoice, to who ordered",
+        query=GuestProof,
         media=PDF,
         problems=(NotFound, Unavailable),
     ),

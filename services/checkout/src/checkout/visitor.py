@@ -5,6 +5,7 @@ belongs to somebody else answers as if it were not there.
 """
 
 import re
+import secrets
 from collections.abc import Iterable
 from functools import wraps
 from typing import cast
@@ -101,6 +102,17 @@ async def drop_brought_cart(request: web.Request, response: web.StreamResponse) 
         # its cookies are already headers at this point
         gone = f"{CART_COOKIE}=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax"
         response.headers.add("Set-Cookie", gone)
+
+
+async def ordered(request: web.Request, order_id: UUID, cart_id: str = "") -> bool:
+    """Whether it was the visitor who ordered, so that a name and an address may be shown.
+
+    A guest's order is found by its id, which others may have read; the guest also knows the cart,
+    by `cart_id` or by the cookie. Of a customer's order `guarded` has seen the session.
+    """
+    cart = await request.app[ACCOUNT].customers.cart_of(order_id)
+    known = cart_id or request.cookies.get(CART_COOKIE, "")
+    return cart is None or secrets.compare_digest(known.encode(), cart.encode())
 
 
 def address_of(request: web.Request) -> str:

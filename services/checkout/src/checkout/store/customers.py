@@ -220,6 +220,14 @@ class Customers:
         owner: UUID | None = row.customer_id
         return owner
 
+    async def cart_of(self, order_id: UUID) -> str | None:
+        """The cart that a guest's order was made of; None where it is a customer's, or is none."""
+        table = tables.orders.c
+        query = sa.select(table.cart_id).where(table.id == order_id, table.customer_id.is_(None))
+        async with self._database.read() as connection:
+            found: str | None = await connection.scalar(query)
+        return found
+
     async def orders(self, id_: UUID, older_than: UUID | None, limit: int) -> CustomerOrders:
         """The customer's orders, newest first."""
         table = tables.orders.c
