@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from bus.broker import connected
+from bus.partitions import standing
 from bus.replay import follow
 from checkout.store import tables
 from checkout.totals import Breakdown, disagreements
@@ -27,12 +28,14 @@ from shop.followed import Followed, Sold
 from shop.profiles import Profile
 from shop.servers import admin_redis, amqp
 from shop.services import database_url
-from shop_contracts.topology import TOPOLOGY
+from shop_contracts.topology import TOPOLOGY, partition
 
 WAY = ("placed", "reserved", "authorised", "committed", "confirmed")
 ENDS = frozenset({"confirmed", "cancelled"})
 QUIET_SECONDS = 2.0
 PAGE = 5_000
+OURS = ("checkout.stock", "stock.checkout")
+"""The work queues in which an order may be on its way."""
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -420,12 +423,14 @@ async def _read_events(books: Books, url: str) -> None:
 async def _read_queues(books: Books, url: str) -> None:
     async with connected(url, "verify") as connection:
         channel = await connection.channel()
-        for name in _queues():
+        names = [*_queues()]
+        for work in OURS:
+            names += [partition(work, n) for n in range(await standing(connection, work))]
+        for name in names:
             queue = await channel.declare_queue(name, passive=True)
             count = queue.declaration_result.message_count or 0
             (books.parked if name.endswith(".parking") else books.waiting)[name] = count
 
 
 def _queues() -> Sequence[str]:
-    ours = ("checkout.stock", "stock.checkout")
-    return [spec.name for spec in TOPOLOGY.queues if spec.name.startswith(ours)]
+    return [spec.name for spec in TOPOLOGY.queues if spec.name.startswith(OURS)]

@@ -42,7 +42,7 @@ async def arrange(
 
     Doing it again changes nothing, and ends what was begun. Raises Busy.
     """
-    stands = await _standing(connection, work)
+    stands = await standing(connection, work)
     channel = await connection.channel()
     if stands == count and not (stands and await _found(connection, _moving(work))):
         await _bind(channel, work, owner, keys, count)
@@ -156,8 +156,8 @@ async def _move(
     await giving.close()
 
 
-async def _standing(connection: AbstractConnection, work: str) -> int:
-    """How many partitions there are."""
+async def standing(connection: AbstractConnection, work: str) -> int:
+    """How many partitions a work queue has; 0 is the queue itself."""
     count = 0
     while await _found(connection, topology.partition(work, count)):
         count += 1
