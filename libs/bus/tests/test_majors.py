@@ -66,7 +66,7 @@ async def test_an_entry_in_redis_goes_when_both_its_events_are_confirmed(
     key = f"{prefix}majors:outbox"
     async with Redis.from_url(stack.redis_stock_url, decode_responses=True) as redis:
         await redis.delete(key)
-        outbox = RedisOutbox(redis, key, build)
+        outbox = RedisOutbox(redis, key, build=build)
         for slug in ("one", "two"):
             await redis.xadd(key, {"slug": slug, "id": str(uuid4())})
         entries = await outbox.pending(500)

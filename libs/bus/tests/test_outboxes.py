@@ -41,7 +41,7 @@ async def redis_store(stack: Any, prefix: str) -> AsyncIterator[Store]:
             for event in events:
                 await redis.xadd(key, {"body": encode(event).decode()})
 
-        yield RedisOutbox(redis, key, lambda fields: decode(fields["body"].encode())), put
+        yield RedisOutbox(redis, key, build=lambda fields: decode(fields["body"].encode())), put
         await redis.delete(key)
 
 

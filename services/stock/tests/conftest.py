@@ -1,4 +1,4 @@
-"""A store of this session's own keys on the real Redis, emptied for each test."""
+"""A store of this session's own keys on the real Redis, or on a cluster; emptied for each test."""
 
 import random
 import secrets
@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -39,13 +40,50 @@ class Stack(Protocol):
     mariadb_url: str | None
 
 
+ONE, SEVERAL, CLUSTER = "", "several partitions", "cluster"
+PARTITIONS = 5
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What needs a store runs on one partition, and in the long form also on a Redis Cluster.
+
+    Marked `everywhere`, it runs in the everyday form on a cluster and on one Redis with several
+    partitions, too; marked `several`, on those two, the cluster in the long form; marked
+    `one_partition`, on one only.
+    """
+    if "settings" not in metafunc.fixturenames:
+        return
+
+    def marked(name: str) -> bool:
+        return metafunc.definition.get_closest_marker(name) is not None
+
+    if marked("one_partition"):
+        return
+    everyday = () if marked("everywhere") else (pytest.mark.long,)
+    places = [] if marked("several") else [pytest.param(ONE, id="one")]
+    places.append(pytest.param(CLUSTER, id="cluster", marks=everyday))
+    if marked("several") or marked("everywhere"):
+        places.append(pytest.param(SEVERAL, id="several"))
+    metafunc.parametrize("place", places)
+
+
 @pytest.fixture
-def settings(stack: Stack, prefix: str) -> Settings:
+def place() -> str:
+    """Where the store of a test is."""
+    return ONE
+
+
+@pytest.fixture
+def settings(stack: Stack, prefix: str, place: str, request: pytest.FixtureRequest) -> Settings:
     """Each test has keys of its own."""
+    url: str = (
+        request.getfixturevalue("redis_cluster") if place == CLUSTER else stack.redis_stock_url
+    )
     return Settings(
-        redis_url=stack.redis_stock_url,
+        redis_url=url,
         key_prefix=f"{prefix}{secrets.token_hex(3)}:",
         redis_timeout=10,
+        partitions=PARTITIONS if place else 1,
     )
 
 
@@ -53,15 +91,25 @@ def settings(stack: Stack, prefix: str) -> Settings:
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
     client = connect(settings)
     yield client
-    keys = [key async for key in client.scan_iter(f"{settings.key_prefix}*", count=1000)]
-    if keys:
+    # keys of several hash slots are no one command's
+    slots = defaultdict[str, list[str]](list)
+    async for key in client.scan_iter(f"{settings.key_prefix}*", count=1000):
+        slots[key.partition("}")[0]].append(key)
+    for keys in slots.values():
         await client.unlink(*keys)
     await client.aclose()
 
 
 @pytest.fixture
 def store(redis: Redis, settings: Settings) -> StockStore:
-    return StockStore(redis, settings.key_prefix)
+    return StockStore(redis, settings.key_prefix, partitions=settings.partitions)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -220,9 +268,7 @@ class Server:
     """A Redis of one test's own: it may be killed, and its files read."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         self.folder = folder
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
@@ -251,6 +297,11 @@ class Server:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def ask(self, *command: str) -> str:
+        """What redis-cli prints for a command."""
+        asked = ["redis-cli", "-p", str(self.port), *command]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+
     def _answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
@@ -272,3 +323,34 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Redis Cluster of this session's own: three masters."""
+    nodes: list[tuple[Server, int]] = []
+    try:
+        for _ in range(3):
+            bus = free_port()
+            options = ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
+            options += ["--appendfsync", "everysec"]
+            nodes.append((Server(tmp_path_factory.mktemp("cluster"), *options), bus))
+        for number, (node, _) in enumerate(nodes):
+            first, last = 16_384 * number // 3, 16_384 * (number + 1) // 3 - 1
+            node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            if number:
+                meet = ("127.0.0.1", str(nodes[0][0].port), str(nodes[0][1]))
+                node.ask("CLUSTER", "MEET", *meet)
+        deadline = time.monotonic() + 60
+        for node, _ in nodes:
+            while True:
+                info = node.ask("CLUSTER", "INFO")
+                if "cluster_state:ok" in info and "cluster_known_nodes:3" in info:
+                    break
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"no cluster: {info}")
+                time.sleep(0.05)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node, _ in nodes)
+    finally:
+        for node, _ in nodes:
+            node.kill()

@@ -30,7 +30,7 @@ from stock.settings import Settings
 from stock.store import StockStore
 from stock.waiting import alerts
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 KEY = {"Authorization": "Bearer k_w_write"}
 BACK = {"sku": "chair", "when": "back_in_stock"}

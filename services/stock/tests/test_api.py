@@ -18,6 +18,7 @@ from chassis.http.server import listening
 from stock import pages
 from stock.app import application
 from stock.settings import Settings
+from stock.slots import Slots
 from stock.store import StockStore
 
 pytestmark = pytest.mark.connected
@@ -306,12 +307,13 @@ async def test_a_reservation_is_made_replaced_extended_and_released(
 async def test_a_reservation_that_is_over_is_gone(
     client: aiohttp.ClientSession, redis: Any, settings: Settings
 ) -> None:
+    slots = Slots.of(settings.key_prefix, settings.partitions)
     await put_stock(client, "chair", 5)
     body = {"lines": [{"sku": "chair", "qty": 4}]}
     async with client.post("/reservations", json=body, headers=WRITE) as answer:
         id_ = (await answer.json())["id"]
-    slot = f"{settings.key_prefix}{{s0}}:"
-    await redis.hset(f"{slot}r:cart:{id_}", "exp", "1")
+    name = f"cart:{id_}"
+    await redis.hset(slots.home(name).hold(name), "exp", "1")
 
     for method in ("PATCH", "DELETE"):
         async with client.request(method, f"/reservations/{id_}", json={}, headers=WRITE) as late:

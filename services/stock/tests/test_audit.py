@@ -15,7 +15,7 @@ from stock.auditor import KINDS, Auditor, Bounds
 from stock.domain import build
 from stock.settings import Settings
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 
 @pytest.fixture

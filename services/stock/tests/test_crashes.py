@@ -35,7 +35,7 @@ from stock.prices import PriceEntry, moment
 from stock.settings import Settings
 from stock.store import HoldOver, HoldTaken, InsufficientStock, StockStore, UnknownHold
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 SKUS = ("a", "b", "c")
 S = "{s0}:"

@@ -23,7 +23,7 @@ from stock.domain import Action, Adjust
 from stock.store import StockStore
 from stock.worker import HANDLERS
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SKUS = ["chair", "lamp", "table"]

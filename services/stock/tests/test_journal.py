@@ -22,7 +22,7 @@ from stock.bookkeeping import LedgerLost
 from stock.books import Books, Entry, UnknownEntry, enter, whole_steps
 from stock.settings import Settings
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 
 @pytest.fixture

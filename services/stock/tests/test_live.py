@@ -336,6 +336,7 @@ async def _process(settings: Settings) -> AsyncIterator[tuple[psutil.Process, in
     env = os.environ | {
         "STOCK_REDIS_URL": settings.redis_url,
         "STOCK_KEY_PREFIX": settings.key_prefix,
+        "STOCK_PARTITIONS": str(settings.partitions),
         "STOCK_PROFILE": "test",
         "STOCK_REDIS_TIMEOUT": "10",
         "STOCK_PORT": str(port),

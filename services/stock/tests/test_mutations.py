@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import itertools
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -17,15 +18,21 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-import stock.slots
+import stock.scripts
 from stock.app import connect
 from stock.settings import Settings
 from stock.store import StockStore
 
 pytestmark = pytest.mark.connected
 
-SCRIPTS = ("step", "adjust", "reserve", "hold", "extend", "finish", "price", "threshold", "restock")
-TESTS = ("test_store.py", "test_restock.py", "test_price_plans.py", "test_rows.py")
+SCRIPTS = (
+    *("step", "adjust", "reserve", "hold", "extend", "finish", "price", "threshold", "restock"),
+    "install",
+)
+TESTS = (
+    *("test_store.py", "test_restock.py", "test_price_plans.py", "test_rows.py"),
+    "test_partitions.py",
+)
 MUTANT_SECONDS = 5  # a mutant may ask for the same step again and again
 NOTHING = "local function nothing() end\n"
 EQUIVALENT: dict[str, str] = {
@@ -84,7 +91,7 @@ def _module(file: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"mutated_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -110,11 +117,13 @@ async def first_red(url: str) -> str | None:
     settings = Settings(redis_url=url, redis_timeout=30)
     async with connect(settings) as redis:
         for number, (name, test, arguments) in enumerate(GUARDS):
-            own = replace(settings, key_prefix=f"m{number}:")
+            # on as many partitions as its module speaks of
+            partitions = vars(sys.modules[test.__module__]).get("PARTITIONS", 1)
+            own = replace(settings, key_prefix=f"m{number}:", partitions=partitions)
             fixtures = {
                 "settings": own,
                 "redis": redis,
-                "store": StockStore(redis, own.key_prefix),
+                "store": StockStore(redis, own.key_prefix, partitions=partitions),
             }
             wanted = inspect.signature(test).parameters
             given = {key: value for key, value in fixtures.items() if key in wanted}
@@ -140,11 +149,11 @@ async def survivors(kinds: str, redis_server: Any, monkeypatch: pytest.MonkeyPat
 
         return script_text
 
-    monkeypatch.setattr(stock.slots, "script_text", text_with("step", whole["step"]))
+    monkeypatch.setattr(stock.scripts, "script_text", text_with("step", whole["step"]))
     assert await first_red(server.url) is None
     left = []
     for script, name, text in mutants(kinds):
-        monkeypatch.setattr(stock.slots, "script_text", text_with(script, text))
+        monkeypatch.setattr(stock.scripts, "script_text", text_with(script, text))
         if await first_red(server.url) is None and name not in EQUIVALENT:
             left.append(name)
     return left

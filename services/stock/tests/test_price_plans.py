@@ -11,7 +11,7 @@ from stock.prices import PriceEntry
 from stock.settings import Settings
 from stock.store import StockStore
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 HOUR = timedelta(hours=1)
 FAR = datetime(2100, 1, 1, tzinfo=UTC)

@@ -32,6 +32,7 @@ async def start(process: str, settings: Settings, broker_url: str) -> Process:
         "STOCK_REDIS_URL": settings.redis_url,
         "STOCK_BROKER_URL": broker_url,
         "STOCK_KEY_PREFIX": settings.key_prefix,
+        "STOCK_PARTITIONS": str(settings.partitions),
         "STOCK_REDIS_TIMEOUT": "10",
         "STOCK_PROFILE": "test",
     }
@@ -78,8 +79,9 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
             await changing
             await until(CHANGES)
             async with asyncio.timeout(30):
-                while await redis.xlen(store.slots[0].outbox):
-                    await asyncio.sleep(0.05)
+                for slot in store.slots:
+                    while await redis.xlen(slot.outbox):
+                        await asyncio.sleep(0.05)
             relay.terminate()
 
             assert 0 == await relay.wait()

@@ -16,7 +16,7 @@ from stock.prices import PriceEntry
 from stock.rebuild import Heard, NotEmpty, Rebuild, heard
 from stock.settings import Settings
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from stock.settings import Settings
 from stock.store import StockStore
 from stock.worker import HANDLERS, TooEarly
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TWO = [("chair", 2)]

@@ -18,7 +18,7 @@ from notify.mail import Mail
 from stock import waiting as waiting_
 from stock.waiting import TABLES, Alert, NoSuchAlert, Priced, TooManyAlerts, Waiting
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 
 class Kept:

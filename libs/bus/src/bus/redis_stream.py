@@ -1,13 +1,17 @@
-"""The outbox in Redis: a stream that a Lua script appends to in the step that changes the state.
+"""The outbox in Redis: streams that Lua scripts append to in the step that changes the state.
 
 The script writes flat string fields; the owner's `build` makes the event of them, so that JSON is
 written in one place and in one way. A fact that is sent in several majors is one entry: it leaves
 the stream when all its events are confirmed.
+
+There is one stream for each partition of the owner's keys. Whatever must stay in order, all events
+of one subject, stands in one of them.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -20,42 +24,75 @@ BLOCK_MILLISECONDS = 1_000
 
 
 class RedisOutbox:
-    """Entries of the stream `key`. `redis` decodes responses and waits longer than a second."""
+    """Entries of the streams `keys`. `redis` decodes responses and waits longer than a second.
+
+    With `apart`, each stream is waited for by itself: no command of a cluster reads two slots.
+    """
 
     def __init__(
-        self, redis: Redis, key: str, build: Callable[[dict[str, str]], Event[Fact]]
+        self,
+        redis: Redis,
+        *keys: str,
+        build: Callable[[dict[str, str]], Event[Fact]],
+        apart: bool = False,
     ) -> None:
-        self._redis = redis
-        self._key = key
+        self._redis: Any = redis  # its type is that of every reply, sync and async at once
+        self._keys = keys
         self._build = build
+        self._groups = [[key] for key in keys] if apart else [list(keys)]
+        self._waiting: list[asyncio.Task[bool]] = []
 
     async def pending(self, limit: int) -> Sequence[Entry]:
-        # settled entries are deleted, so the oldest one left is always the next to go
-        if not await self._redis.xread({self._key: "0"}, count=1, block=BLOCK_MILLISECONDS):
+        if not await self._some():
             return []
-        entries = cast(
-            "list[tuple[str, dict[str, str]]]", await self._redis.xrange(self._key, count=limit)
-        )
+        most = max(1, limit // len(self._keys))
+        found = await asyncio.gather(*(self._redis.xrange(key, count=most) for key in self._keys))
         # entries are settled in order, so the last event of a fact carries the fact's entry
         return [
-            Entry(id_ if event is events[-1] else None, event)
+            Entry((key, id_) if event is events[-1] else None, event)
+            for key, entries in zip(self._keys, found, strict=True)
             for id_, fields in entries
             if (events := sent_as(self._build(fields)))
             for event in events
         ]
 
     async def settle(self, entries: Sequence[Entry]) -> None:
-        done = [entry.ref for entry in entries if entry.ref is not None]
-        if done:
-            await self._redis.xdel(self._key, *done)
+        done: dict[str, list[str]] = {}
+        for key, id_ in (entry.ref for entry in entries if entry.ref is not None):
+            done.setdefault(key, []).append(id_)
+        await asyncio.gather(*(self._redis.xdel(key, *ids) for key, ids in done.items()))
 
     async def waiting(self) -> tuple[int, datetime | None]:
-        depth = int(await self._redis.xlen(self._key))
-        oldest = cast("list[tuple[str, Any]]", await self._redis.xrange(self._key, count=1))
+        depths = await asyncio.gather(*(self._redis.xlen(key) for key in self._keys))
+        firsts = await asyncio.gather(*(self._redis.xrange(key, count=1) for key in self._keys))
         # the id of an entry begins with the millisecond in which it was added
-        since = (
-            datetime.fromtimestamp(int(oldest[0][0].partition("-")[0]) / 1000, UTC)
-            if oldest
-            else None
-        )
-        return depth, since
+        times = [int(first[0][0].partition("-")[0]) for first in firsts if first]
+        since = datetime.fromtimestamp(min(times) / 1000, UTC) if times else None
+        return sum(depths), since
+
+    async def _some(self) -> bool:
+        """Whether there are entries, after a wait for some that ends in any case."""
+        if len(self._groups) == 1:
+            return await self._in(self._groups[0])
+        if not self._waiting:
+            self._waiting = [asyncio.create_task(self._in(group)) for group in self._groups]
+        # A read that blocks is left to end by itself: to cancel it costs a connection.
+        try:
+            await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            for task in self._waiting:
+                task.cancel()
+            await asyncio.gather(*self._waiting, return_exceptions=True)
+            raise
+        done = [task for task in self._waiting if task.done()]
+        self._waiting = [
+            asyncio.create_task(self._in(group)) if task.done() else task
+            for task, group in zip(self._waiting, self._groups, strict=True)
+        ]
+        found = [task.result() for task in done]  # of each: an error of one is not to be missed
+        return any(found)
+
+    async def _in(self, group: list[str]) -> bool:
+        # settled entries are deleted, so the oldest one left is always the next to go
+        ends = dict.fromkeys(group, "0")
+        return bool(await self._redis.xread(ends, count=1, block=BLOCK_MILLISECONDS))

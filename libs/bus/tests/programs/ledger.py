@@ -199,7 +199,7 @@ end
         self._slot = f"{prefix}{{s0}}:"
         self._raise = self._redis.register_script(self.RAISE)
         self._apply = self._redis.register_script(self.APPLY)
-        self.outbox: Outbox = RedisOutbox(self._redis, f"{self._slot}outbox", self._build)
+        self.outbox: Outbox = RedisOutbox(self._redis, f"{self._slot}outbox", build=self._build)
 
     @staticmethod
     def _build(fields: dict[str, str]) -> Event[Fact]:

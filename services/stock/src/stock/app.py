@@ -1,8 +1,9 @@
 """The processes of stock and their connections: nothing else opens one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -17,7 +18,8 @@ from bus.consumer import consume
 from bus.redis_stream import BLOCK_MILLISECONDS, RedisOutbox
 from chassis import http, telemetry
 from chassis.database import Database, database
-from chassis.process import run_until_stopped, serve
+from chassis.problems import Unavailable
+from chassis.process import run_until_stopped, serve, stopping
 from chassis.settings import load
 from notify.book import Book
 from notify.dispatch import dispatch, sweep
@@ -28,6 +30,7 @@ from stock import api as api_
 from stock import worker as worker_
 from stock.auditor import Auditor, Bounds
 from stock.bookkeeping import Bookkeeper
+from stock.cluster import cluster, is_cluster
 from stock.domain import build
 from stock.journal import Journal
 from stock.ledgers import BLOCK_MILLISECONDS as LEDGER_BLOCK_MILLISECONDS
@@ -39,9 +42,24 @@ from stock.waiting import TABLES, Waiting
 
 _log = structlog.stdlib.get_logger(__name__)
 
+INSTALL_SECONDS = 0.5
+
 
 def connect(settings: Settings, *, patience: float = 0) -> Redis:
-    """A client that runs each command at most once; `patience` seconds more for blocking reads."""
+    """A client that runs each command at most once; `patience` seconds more for blocking reads.
+
+    A client of a cluster does the same commands.
+    """
+    if is_cluster(settings.redis_url):
+        return cast(
+            "Redis",
+            cluster(
+                settings.redis_url,
+                connections=settings.redis_connections,
+                timeout=settings.redis_timeout,
+                patience=patience,
+            ),
+        )
     pool = BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=settings.redis_connections,
@@ -64,12 +82,18 @@ def application(settings: Settings) -> web.Application:
     async def store(app: web.Application) -> AsyncIterator[None]:
         client = connect(settings)
         app[api_.STORE] = app[pages.STORE] = app[alerts.STORE] = _store(client, settings)
+        app[INSTALLING] = asyncio.create_task(_installed(app[api_.STORE]))
+        app[INSTALLING].add_done_callback(lambda _: _stop_when_refused(app[INSTALLING]))
+        await asyncio.wait([app[INSTALLING]], timeout=settings.redis_timeout)
         yield
+        app[INSTALLING].cancel()
+        await asyncio.wait([app[INSTALLING]])
         await client.aclose()
 
     async def hub(app: web.Application) -> AsyncIterator[None]:
         client = connect(settings, patience=LEDGER_BLOCK_MILLISECONDS / 1000)
-        ledgers = Ledgers(client, app[api_.STORE], [f"{settings.key_prefix}{{s0}}:ledger"])
+        keys = [slot.ledger for slot in app[api_.STORE].slots]
+        ledgers = Ledgers(client, app[api_.STORE], keys, apart=is_cluster(settings.redis_url))
         app[live.HUB] = live.Hub(
             ledgers, places=settings.live_clients, pace=settings.live_pace_seconds
         )
@@ -116,16 +140,24 @@ def application(settings: Settings) -> web.Application:
 
 async def api() -> None:
     settings = _settings()
-    await serve(application(settings), settings.host, settings.port)
+    app = application(settings)
+    await serve(app, settings.host, settings.port)
+    if not app[INSTALLING].cancelled():
+        app[INSTALLING].result()
 
 
 async def relay() -> None:
     settings = _settings()
     # The outbox is read by a command that blocks, so this client waits longer than others.
     async with connect(settings, patience=BLOCK_MILLISECONDS / 1000) as redis:
-        outbox = RedisOutbox(redis, _store(redis, settings).slots[0].outbox, build)
+        store = _store(redis, settings)
+        keys = [slot.outbox for slot in store.slots]
+        outbox = RedisOutbox(redis, *keys, build=build, apart=is_cluster(settings.redis_url))
         await run_until_stopped(
-            bus.relay.relay(settings.broker_url, "stock", outbox),
+            _after(
+                asyncio.create_task(_installed(store)),
+                bus.relay.relay(settings.broker_url, "stock", outbox),
+            ),
             health=_health(settings.host, settings.relay_port),
         )
 
@@ -134,7 +166,8 @@ async def worker() -> None:
     settings = _settings()
     async with connect(settings) as redis:
         store = _store(redis, settings)
-        await run_until_stopped(
+        installing = asyncio.create_task(_installed(store))
+        work = (
             consume(
                 *(settings.broker_url, "stock", "checkout", worker_.HANDLERS, store),
                 partitions=settings.queue_partitions,
@@ -142,6 +175,9 @@ async def worker() -> None:
             worker_.sweep(store),
             worker_.turn_prices(store),
             worker_.carry_imports(store, settings.spool_dir),
+        )
+        await run_until_stopped(
+            *(_after(installing, each) for each in work),
             health=_health(settings.host, settings.worker_port),
             checks=[("redis", store.ping)],
         )
@@ -175,10 +211,14 @@ async def journal() -> None:
         )
         bounds = Bounds(units=settings.audit_units, repairs=settings.audit_repairs)
         auditor = Auditor(redis, store.slots, Journal(sql), bounds)
-        await run_until_stopped(
+        installing = asyncio.create_task(_installed(store))
+        work = (
             *(books.follow(slot) for slot in store.slots),
             books.tidy(),
             auditor.run(settings.audit_pause_seconds),
+        )
+        await run_until_stopped(
+            *(_after(installing, each) for each in work),
             health=_health(settings.host, settings.journal_port),
             checks=[("redis", store.ping), ("sql", sql.ping), ("journal", books.check)],
         )
@@ -221,11 +261,37 @@ def _settings() -> Settings:
 
 
 def _store(redis: Redis, settings: Settings) -> StockStore:
-    return StockStore(redis, settings.key_prefix, settings.hold_seconds * 1000)
+    hold_ms = settings.hold_seconds * 1000
+    return StockStore(redis, settings.key_prefix, hold_ms, settings.partitions)
+
+
+async def _installed(store: StockStore) -> None:
+    """Return when the store says that its partitions are ours; raises OtherPartitions."""
+    while True:
+        try:
+            return await store.install()
+        except Unavailable:
+            await asyncio.sleep(INSTALL_SECONDS)
+
+
+async def _after(installing: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
+    """Work once the partitions are ours: a process must not read and write in wrong places."""
+    try:
+        await asyncio.shield(installing)
+    except BaseException:
+        work.close()
+        raise
+    await work
+
+
+def _stop_when_refused(installing: asyncio.Task[None]) -> None:
+    if not installing.cancelled() and installing.exception():
+        stopping().set()
 
 
 def _health(host: str, port: int) -> tuple[str, int] | None:
     return (host, port) if port else None
 
 
+INSTALLING = web.AppKey("installing", asyncio.Task[None])
 FOLLOWING = web.AppKey("following", asyncio.Task[None])

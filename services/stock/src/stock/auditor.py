@@ -32,8 +32,9 @@ from chassis.problems import Unavailable
 from stock.bookkeeping import entry, script_alone
 from stock.books import COUNTERS, Books, Entry, Fields, Units, enter, moved
 from stock.journal import READS, Journal
-from stock.slots import Slot, Slots, answering, script
-from stock.store import KEEP_MS
+from stock.parts import KEEP_MS
+from stock.scripts import Script
+from stock.slots import Slot, Slots, answering
 
 SLICE = 100
 BEHIND = 1_000
@@ -107,7 +108,7 @@ class Auditor:
         self._journal = journal
         self._bounds = bounds
         self._look = script_alone(redis, "look")
-        self._repair = script(redis, "repair")
+        self._repair = Script(redis, "repair")
         self._reindex = script_alone(redis, "reindex")
         self._repaired = 0
         self.drifts: dict[tuple[int, str, str], Drift] = {}

@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 from chassis.problems import Unavailable
 from stock.books import Entry, UnknownEntry, read_id, whole_steps
 from stock.journal import Journal, Page
+from stock.parts import KEEP_MS
 from stock.slots import Slot, Slots, answering
-from stock.store import KEEP_MS
 
 PAGE = 1_000
 POLL_SECONDS = 0.2

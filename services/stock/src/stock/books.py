@@ -116,10 +116,14 @@ def touched(entries: Iterable[Entry]) -> set[str]:
 
 
 def lines(hold: Fields) -> dict[str, int]:
-    """The units that a hold keeps from others, by SKU; none once it has ended."""
+    """The units that a hold keeps from others, by SKU; none once it has ended.
+
+    Of a hold with parts in other partitions, the parts keep them.
+    """
     if hold["state"] != "held":
         return {}
-    return {hold[f"s{i}"]: int(hold[f"q{i}"]) for i in range(1, int(hold["n"]) + 1)}
+    places = [i for i in range(1, int(hold["n"]) + 1) if f"w{i}" not in hold]
+    return {hold[f"s{i}"]: int(hold[f"q{i}"]) for i in places}
 
 
 def whole_steps(entries: Sequence[Entry]) -> Sequence[Entry]:

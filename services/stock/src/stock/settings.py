@@ -22,6 +22,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     # As the broker was told at deploy time; 0 is one queue for each owner.
     queue_partitions: Annotated[int, Meta(ge=0, le=64)] = 0
     key_prefix: str = ""
+    # Fixed at install: a SKU never changes its own. More than one is for a Redis Cluster.
+    partitions: Annotated[int, Meta(ge=1, le=1024)] = 1
     # Longer than checkout's payment deadline (10 min) with its retries.
     hold_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 900
     redis_timeout: Annotated[float, Meta(gt=0)] = 3.0

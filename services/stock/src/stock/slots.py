@@ -1,20 +1,31 @@
-"""The names of keys in Redis, the scripts, what a Redis that fails means. Knows no rule of stock.
+"""The names of keys in Redis, and what a Redis that fails means. Knows no rule of stock.
 
 Every key of a SKU stands in the hash slot of its partition, so that one script may write them all.
 How many partitions there are is fixed at install: a SKU never changes its own.
 """
 
-from importlib.resources import files
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
 from zlib import crc32
 
-from redis.asyncio import Redis
+from redis.exceptions import (
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    SlotNotCoveredError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from redis.exceptions import TimeoutError as TooSlow
 
 from chassis.problems import Unavailable
+
+CART = "cart:"
+"""In front of a reservation's id: the name of a cart's hold. An order's is its id alone."""
+
+PART = "part:"
+"""In front of an order's or a cart's name: what a partition holds for one whose home is another."""
 
 
 class Slot:
@@ -46,6 +57,13 @@ class Slot:
     def marker(self, what: object) -> str:
         return f"{self._at}in:{what}"
 
+    def fence(self, name: object) -> str:
+        return f"{self._at}fence:{name}"
+
+    @property
+    def partitions(self) -> str:
+        return f"{self._at}partitions"
+
 
 class Slots(tuple[Slot, ...]):
     """All partitions."""
@@ -60,6 +78,34 @@ class Slots(tuple[Slot, ...]):
         """The partition of a SKU."""
         return self[crc32(sku.encode()) % len(self)] if len(self) > 1 else self[0]
 
+    def home(self, name: object) -> Slot:
+        """Where it is decided what becomes of an order, or of a cart (`cart:<id>`)."""
+        return self.at(str(name))
+
+    def parts(self, name: str, skus: Iterable[str]) -> list[Slot]:
+        """Where an order or a cart with those SKUs has parts; none if all is in its home.
+
+        They are in the one order in which all take units. An order that has parts has one in its
+        home, too: those that want the same units must meet first where the first of them is.
+        """
+        home, found = self.home(name), {self.at(sku) for sku in skus}
+        if name.startswith(CART) or found == {home}:
+            found -= {home}
+        return sorted(found, key=lambda slot: slot.number, reverse=True)
+
+
+AWAY = (
+    Unreachable,
+    TooSlow,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ClusterDownError,
+    SlotNotCoveredError,
+    TryAgainError,
+    RedisClusterException,
+)
+"""Errors of a Redis, or of a cluster of them, that does not answer or may not write."""
+
 
 class _Answering:
     """A Redis that does not answer, or may not write, is a 503 to whoever asked."""
@@ -70,18 +116,8 @@ class _Answering:
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        if isinstance(error, Unreachable | TooSlow | OutOfMemoryError | ReadOnlyError):
+        if isinstance(error, AWAY):
             raise Unavailable("The stock store does not answer.") from error
 
 
 answering = _Answering()
-
-
-def script_text(name: str) -> str:
-    """The script with what all share in front of it; only the first line may be the shebang."""
-    shared, own = ((files("stock") / f"{part}.lua").read_text() for part in ("step", name))
-    return shared + own.removeprefix("#!lua")
-
-
-def script(redis: Redis, name: str) -> Any:
-    return redis.register_script(script_text(name))

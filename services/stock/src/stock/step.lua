@@ -22,23 +22,39 @@ local function due(exp)
   return ids
 end
 
--- The lines of a step, from ARGV[first] on: sku, qty, what another hold gives up of it, event id.
--- KEYS from `first_key` on: q, moves. Also the wanted ones as `sku:qty`, and those that are short.
-local function read_lines(first_key, first, n)
-  local lines, wanted, short = {}, {}, {}
+-- The lines of a step, from ARGV[first] on: sku, qty, what another hold gives up of it, event id,
+-- and where its units are: '' here, with q and moves in KEYS from `k` on; else in another partition,
+-- where they are taken ('ok'), too few (how many are free) or not asked for ('?').
+-- Also the wanted ones as `sku:qty`, those that are short, and whether one was not asked for.
+local function read_lines(k, first, n)
+  local lines, wanted, short, unasked = {}, {}, {}, false
   for i = 1, n do
-    local k, a = first_key + 2 * (i - 1), first + 4 * (i - 1)
-    local line = { q = KEYS[k], moves = KEYS[k + 1], sku = ARGV[a], qty = tonumber(ARGV[a + 1]),
-                   given = tonumber(ARGV[a + 2]), id = ARGV[a + 3] }
-    line.has = read(line.q)
+    local a = first + 5 * (i - 1)
+    local line = { sku = ARGV[a], qty = tonumber(ARGV[a + 1]), given = tonumber(ARGV[a + 2]),
+                   id = ARGV[a + 3] }
+    local there = ARGV[a + 4]
+    local free = tonumber(there)
+    if there == '' then
+      line.q, line.moves, k = KEYS[k], KEYS[k + 1], k + 2
+      line.has = read(line.q)
+      free = line.has.avail + line.given
+    end
     lines[i] = line
     if line.qty > 0 then
-      local free = line.has.avail + line.given
       wanted[#wanted + 1] = line.sku .. ':' .. text(line.qty)
-      if free < line.qty then short[#short + 1] = wanted[#wanted] .. ':' .. text(free) end
+      if free and free < line.qty then
+        short[#short + 1] = wanted[#wanted] .. ':' .. text(free)
+      end
+      if there == '?' then unasked = true end
     end
   end
-  return lines, wanted, short
+  return lines, wanted, short, unasked
+end
+
+-- Whether somebody has looked after this hold's parts since the caller began to take them: one of
+-- them may have been given back meanwhile. '' = it took none.
+local function fenced(key, seen)
+  return seen ~= '' and (redis.call('GET', key) or '0') ~= seen
 end
 
 -- Puts one entry into the outbox: what the event's envelope needs, then its own fields.
@@ -48,9 +64,11 @@ local function tell(s, kind, id, version, ...)
 end
 
 -- Moves units of one SKU and records it: counters and version, ledger, the SKU's index, outbox.
+-- The units of a line that lies in another partition are moved there.
 -- s: ledger, outbox, order, cause, traceparent, reason; line: q, moves, sku, id, has (from `read`).
 local function move(s, line, op, why, davail, dresv, dsold, drecv)
   local c = line.has
+  if not c then return end
   local avail, resv, ver = c.avail + davail, c.resv + dresv, c.ver + 1
   redis.call('HSET', line.q, 'recv', text(c.recv + drecv), 'avail', text(avail),
              'resv', text(resv), 'sold', text(c.sold + dsold), 'ver', text(ver))
@@ -83,6 +101,8 @@ local function keep(s, r, exp, name, version, hold_ms, lines)
     if line.qty > 0 then
       n = n + 1
       redis.call('HSET', r, 's' .. n, line.sku, 'q' .. n, text(line.qty))
+      -- its units are kept by a part
+      if not line.q then redis.call('HSET', r, 'w' .. n, '1') end
     end
     local more = line.qty - line.given
     if more > 0 then move(s, line, 'reserve', 'held', -more, more, 0, 0) end

@@ -25,14 +25,21 @@ from redis.asyncio import Redis
 from chassis.problems import Conflict, Gone, Invalid, NotFound, Unavailable
 from shop_contracts.envelope import derived_id
 from shop_contracts.types import Line
-from stock.domain import (
-    Action,
-    Adjust,
-    Level,
-    Movement,
-    Reservation,
-    level,
-    merged,
+from stock.domain import Action, Adjust, Level, Movement, Reservation, level, merged
+from stock.parts import (
+    KEEP_MS,
+    MAX_PASSES,
+    RESTLESS,
+    Parts,
+    Taken,
+    anywhere,
+    ask_time,
+    clock,
+    held,
+    time,
+)
+from stock.parts import (
+    Change as Units,
 )
 from stock.prices import (
     MAX_PRICES,
@@ -47,12 +54,10 @@ from stock.prices import (
     planned,
     read_prices,
 )
-from stock.slots import Slot, Slots, answering, script
+from stock.scripts import Script
+from stock.slots import CART, PART, Slot, Slots, answering
 from stock.together import Reads
 
-DAY_MS = 86_400_000
-KEEP_MS = 30 * DAY_MS  # of inbox markers and of ended holds: longer than any replay
-MAX_PASSES = 1_000  # of one step, each behind 100 holds that were over, or a change meanwhile
 BATCH = 200
 
 Step = Literal["commit", "release", "return"]
@@ -105,6 +110,10 @@ class KeyReused(Invalid):
     title = "This Idempotency-Key belongs to another request"
 
 
+class OtherPartitions(Exception):
+    """The store was installed with another number of partitions: a SKU never changes its own."""
+
+
 class Adjusted(Struct, frozen=True):
     """The level after a command, and whether the command had been carried out before."""
 
@@ -132,18 +141,29 @@ class StockStore:
         self._reads = Reads(redis)
         self.slots = Slots.of(key_prefix, partitions)
         self._hold_ms = hold_ms
-        self._adjust = script(redis, "adjust")
-        self._reserve = script(redis, "reserve")
-        self._hold = script(redis, "hold")
-        self._extend = script(redis, "extend")
-        self._finish = script(redis, "finish")
-        self._price = script(redis, "price")
-        self._restock = script(redis, "restock")
-        self._threshold = script(redis, "threshold")
+        self._parts = Parts(redis, self.slots)
+        self._adjust = Script(redis, "adjust")
+        self._reserve = Script(redis, "reserve")
+        self._extend = Script(redis, "extend")
+        self._price = Script(redis, "price")
+        self._threshold = Script(redis, "threshold")
+        self._restock = Script(redis, "restock")
+        self._install = Script(redis, "install")
 
     async def ping(self) -> None:
         with answering:
-            await self._redis.ping()
+            await self._redis.ping(**anywhere(self._redis))
+
+    async def install(self) -> None:
+        """Let this number of partitions hold from now on; raises `OtherPartitions`."""
+        slot = self.slots[0]
+        with answering:
+            (number,) = await self._install((slot.partitions, slot.ledger), (len(self.slots),))
+        if int(number) != len(self.slots):
+            raise OtherPartitions(
+                f"this store was installed with {number} partitions, not {len(self.slots)}:"
+                f" set STOCK_PARTITIONS={number}"
+            )
 
     async def level(self, sku: str) -> Level:
         """How much there is; raises `UnknownSku`."""
@@ -160,7 +180,8 @@ class StockStore:
     ) -> Adjusted:
         """Change the units on hand. With a `key`, repeating the command changes nothing."""
         with answering:
-            reply = await self._decide(
+            await self._claim(sku, key)
+            reply = await self._parts.decide(
                 self.slots.at(sku), self._adjust, *self._adjusting(sku, command, key, traceparent)
             )
         return _adjusted(sku, reply)
@@ -179,7 +200,13 @@ class StockStore:
         """
         results: dict[int, Adjusted | Conflict | Invalid] = {}
         numbered = list(rows) if job else [None] * len(changes)
-        left = list(range(len(changes)))
+        for place, (sku, _, key) in enumerate(changes):
+            try:
+                with answering:
+                    await self._claim(sku, key)
+            except KeyReused as refused:
+                results[place] = refused
+        left = [place for place in range(len(changes)) if place not in results]
         while left:
             # one change of a SKU at a time: one that holds are in the way of is finished first
             first: dict[str, int] = {}
@@ -199,15 +226,11 @@ class StockStore:
     ) -> list[Adjusted | Conflict | Invalid]:
         results: list[Adjusted | Conflict | Invalid] = []
         with answering:
-            # Left without `async with`, a pipeline of scripts keeps its connection when it fails.
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for _, (keys, args) in asked:
-                    await self._adjust(keys=keys, args=args, client=pipe)
-                replies = await pipe.execute()
+            replies = await self._adjust.many([call for _, call in asked])
             for (sku, (keys, args)), answered in zip(asked, replies, strict=True):
                 reply = answered
                 if reply[0] == "due":  # holds that are over stand in the way: the slow path
-                    reply = await self._decide(self.slots.at(sku), self._adjust, keys, args)
+                    reply = await self._parts.decide(self.slots.at(sku), self._adjust, keys, args)
                 try:
                     results.append(_adjusted(sku, reply))
                 except (Conflict, Invalid) as refused:
@@ -234,24 +257,33 @@ class StockStore:
     ) -> str:
         """Hold all lines or none: "held", "rejected", or "dup" when that was decided before.
 
-        The units of the reservation `taking`, if it still holds, become the order's first.
+        The units of the reservation `taking`, if it still holds, become the order's first; where
+        there are several partitions, they are free for a moment before.
         """
-        wanted = merged(lines)
-        slot = self._one_slot(wanted)
+        wanted, name = merged(lines), str(order)
+        home = self.slots.home(name)
+        if taking is not None and len(self.slots) > 1:
+            await self._hand_over(taking, traceparent)
+            taking = None
         for _ in range(MAX_PASSES):
-            cart, given = await self._given(slot, taking)
+            cart, given = await self._given(home, taking)
             changes = _changes(wanted, given)
-            args: list[Any] = [str(order), str(cause), str(derived_id(cause, "reservation"))]
+            args: list[Any] = [name, str(cause), str(derived_id(cause, "reservation"))]
             args += [self._hold_ms, KEEP_MS, traceparent]
             args += [cart.name, cart.version] if given else ["", 0]
-            keys = self._step_keys(slot, order, cause, changes, slot.hold(cart.name))
+            keys = self._parts.keys(home, name, changes, marker=cause, more=[home.hold(cart.name)])
             with answering:
-                reply = await self._decide(
-                    slot, self._reserve, keys, [*args, *_flat(cause, changes)]
+                taken = await self._parts.take(name, wanted, cause, traceparent, {"none"})
+                flat = self._parts.flat(name, cause, changes, taken.there)
+                reply = await self._parts.decide(
+                    home, self._reserve, keys, [*args, taken.fence, *flat]
                 )
+                if reply[0] in {"dup", "rejected"}:
+                    skus = (sku for sku, _ in wanted)
+                    await self._parts.follow(name, skus, str(cause), traceparent)
             if reply[0] != "moved":
                 return str(reply[0])
-        raise Unavailable(_RESTLESS)
+        raise Unavailable(RESTLESS)
 
     async def hold(
         self,
@@ -264,23 +296,24 @@ class StockStore:
 
         Raises `InsufficientStock` (with `lines`; what it held it still holds) and `HoldTaken`.
         """
-        wanted = merged(lines)
-        slot = self._one_slot(wanted)
+        wanted, name = merged(lines), _cart(reservation)
+        home = self.slots.home(name)
         hold_ms = seconds * 1000 if seconds else self._hold_ms
         for _ in range(MAX_PASSES):
-            now, given = await self._given(slot, reservation)
+            now, given = await self._given(home, reservation)
             if now.state == "taken":
                 raise HoldTaken
             changes = _changes(wanted, given)
-            args = [now.name, str(reservation), now.version, hold_ms, traceparent]
-            keys = self._step_keys(slot, now.name, None, changes)
             with answering:
-                reply = await self._decide(
-                    slot,
-                    self._hold,
-                    keys,
-                    [*args, *_flat(f"{now.name}:{now.version + 1}", changes)],
+                taken = await self._parts.take(name, wanted, reservation, traceparent)
+                args = [name, str(reservation), now.version, hold_ms, traceparent, "", taken.fence]
+                flat = self._parts.flat(name, f"{name}:{now.version + 1}", changes, taken.there)
+                reply = await self._parts.decide(
+                    home, self._parts.holding, self._parts.keys(home, name, changes), [*args, *flat]
                 )
+                if reply[0] == "short" or given:
+                    skus = (sku for sku, _, _ in changes)
+                    await self._parts.follow(name, skus, str(reservation), traceparent)
             match reply:
                 case ["held", expires, version]:
                     return Reservation(
@@ -292,30 +325,31 @@ class StockStore:
                     )
                 case ["short", *short]:
                     raise InsufficientStock(lines=[_shortage(text) for text in short])
-        raise Unavailable(_RESTLESS)
+        raise Unavailable(RESTLESS)
 
     async def reservation(self, reservation: UUID) -> Reservation:
         """What a reservation holds; raises `UnknownHold`."""
-        slot = self.slots[0]
+        name = _cart(reservation)
         with answering:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.time()
-            pipe.hgetall(slot.hold(_cart(reservation)))
-            time, hold = await pipe.execute()
+            ask_time(pipe, self._redis)
+            pipe.hgetall(self.slots.home(name).hold(name))
+            now, hold = await pipe.execute()
         if not hold:
             raise UnknownHold
-        over = hold["state"] == "held" and int(hold["exp"]) <= _clock(time)
+        over = hold["state"] == "held" and int(hold["exp"]) <= clock(now)
         return Reservation(
             id=reservation,
             state="expired" if over else hold["state"],
-            lines=[Line(sku=sku, qty=qty) for sku, qty in _held(hold)],
+            lines=[Line(sku=sku, qty=qty) for sku, qty in held(hold)],
             expires_at=moment(hold["exp"]),
             version=int(hold["ver"]),
         )
 
     async def extend(self, reservation: UUID, seconds: int | None = None) -> Reservation:
         """Hold for so long from now on. Raises `UnknownHold`, `HoldTaken`, `HoldOver`."""
-        slot, name = self.slots[0], _cart(reservation)
+        name = _cart(reservation)
+        slot = self.slots.home(name)
         hold_ms = seconds * 1000 if seconds else self._hold_ms
         with answering:
             reply = await self._extend((slot.hold(name), slot.exp, slot.ledger), (name, hold_ms))
@@ -327,25 +361,9 @@ class StockStore:
 
         Raises `UnknownHold`, `HoldTaken`, `HoldOver`.
         """
-        slot, name = self.slots[0], _cart(reservation)
-        for _ in range(MAX_PASSES):
-            now, given = await self._given(slot, reservation)
-            if now.state != "held":
-                if now.state != "released":
-                    _refuse_ended(now.state)
-                return
-            lines = [(sku, qty, 0) for sku, qty in given.items()]
-            cause = f"{name}:{now.version + 1}"
-            args = ["release", name, str(reservation), "", KEEP_MS, traceparent]
-            with answering:
-                reply = await self._finish(
-                    self._step_keys(slot, name, name, lines), [*args, *_flat(cause, lines)]
-                )
-            if reply[0] == "expired":
-                raise HoldOver
-            if reply[0] == "released":
-                return
-        raise Unavailable(_RESTLESS)
+        state = await self._give_back("release", reservation, traceparent)
+        if state != "released":
+            _refuse_ended(state)
 
     async def finish(
         self,
@@ -359,18 +377,28 @@ class StockStore:
 
         "conflict" (other lines than held, or a release of what is sold) changes nothing.
         """
-        wanted = merged(lines)
-        slot = self._one_slot(wanted)
+        wanted, name = merged(lines), str(order)
+        home = self.slots.home(name)
         changes = [(sku, qty, 0) for sku, qty in wanted]
-        args = [step, str(order), str(cause), str(derived_id(cause, "reservation"))]
+        args = [step, name, str(cause), str(derived_id(cause, "reservation"))]
+        args += [str(KEEP_MS), traceparent, ""]
+        keys = self._parts.keys(home, name, changes, marker=cause)
+        taken = Taken()
         with answering:
-            reply = await self._decide(
-                slot,
-                self._finish,
-                self._step_keys(slot, order, cause, changes),
-                [*args, KEEP_MS, traceparent, *_flat(cause, changes)],
-            )
-        return str(reply[0])
+            for _ in range(MAX_PASSES):
+                flat = self._parts.flat(name, cause, changes, taken.there)
+                reply = await self._parts.decide(
+                    home, self._parts.finishing, keys, [*args, taken.fence, *flat]
+                )
+                if reply[0] not in {"take", "moved"}:
+                    skus = (sku for sku, _ in wanted)
+                    await self._parts.follow(name, skus, str(cause), traceparent)
+                    return str(reply[0])
+                # a commit whose hold is gone takes free units, all lines or none
+                taken = await self._parts.take(
+                    name, wanted, cause, traceparent, {"none", "expired"}
+                )
+        raise Unavailable(RESTLESS)
 
     async def restock(
         self, order: UUID, lines: Iterable[tuple[str, int]], cause: UUID, traceparent: str = ""
@@ -379,24 +407,27 @@ class StockStore:
 
         "early" (nothing of it is sold yet) and "conflict" (more than was sold) change nothing.
         """
-        wanted = merged(lines)
-        slot = self._one_slot(wanted)
-        changes = [(sku, qty, 0) for sku, qty in wanted]
+        wanted, name = merged(lines), str(order)
+        home = self.slots.home(name)
         with answering:
-            reply = await self._restock(
-                self._step_keys(slot, order, cause, changes),
-                [str(order), str(cause), KEEP_MS, traceparent, *_flat(cause, changes)],
-            )
-        return str(reply[0])
+            hold = await self._redis.hgetall(home.hold(name)) if len(self.slots) > 1 else {}
+            skus = [sku for sku, _ in [*held(hold), *wanted]]
+            reply = await self._put_back(home, name, wanted, cause, traceparent, skus)
+            if reply in {"restocked", "dup"}:
+                await self._parts.follow(name, skus, str(cause), traceparent)
+                for slot in self.slots.parts(name, skus):
+                    mine = [(sku, qty) for sku, qty in wanted if self.slots.at(sku) is slot]
+                    await self._put_back(slot, f"{PART}{name}", mine, cause, traceparent, skus)
+        return reply
 
     async def expire_due(self) -> int:
         """End the holds whose time is over, 100 at most in each slot; says how many ended."""
         ended = 0
         with answering:
             for slot in self.slots:
-                now = await self._now()
+                now = clock(await time(self._redis))
                 names = await self._redis.zrangebyscore(slot.exp, "-inf", now, start=0, num=100)
-                ended += await self._expire(slot, names)
+                ended += await self._parts.expire(slot, names)
         return ended
 
     async def set_prices(
@@ -478,7 +509,7 @@ class StockStore:
         turned = 0
         for slot in self.slots:
             with answering:
-                now = await self._now()
+                now = clock(await time(self._redis))
                 skus = await self._redis.zrangebyscore(slot.bounds, "-inf", now, start=0, num=BATCH)
             if skus:
                 at, found = await self._plans(skus)
@@ -491,11 +522,11 @@ class StockStore:
         slot = self.slots.at(sku)
         with answering:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.time()
+            ask_time(pipe, self._redis)
             pipe.hget(slot.quantity(sku), "avail")
             pipe.hmget(slot.price(sku), _PRICE)
-            time, available, (plan, prices, version, _) = await pipe.execute()
-        entries, now = read_prices(plan or prices or ""), moment(_clock(time))
+            clocked, available, (plan, prices, version, _) = await pipe.execute()
+        entries, now = read_prices(plan or prices or ""), moment(clock(clocked))
         return int(available or 0), Priced(
             sku=sku,
             prices=in_force(entries, now),
@@ -559,34 +590,60 @@ class StockStore:
         ranked: tuple[Verdict, ...] = ("short", "full", "created", "updated")
         return [next((r for r in ranked if r in seen), "unchanged") for seen in changes]
 
-    def _one_slot(self, lines: Sequence[tuple[str, int]]) -> Slot:
-        return self.slots.at(lines[0][0]) if lines else self.slots[0]
+    async def _put_back(
+        self,
+        slot: Slot,
+        name: str,
+        lines: Sequence[tuple[str, int]],
+        cause: UUID,
+        traceparent: str,
+        skus: Sequence[str],
+    ) -> str:
+        """Restock what lies in one partition; a home only notes what parts put back."""
+        changes = [(sku, qty, 0) for sku, qty in lines]
+        marker = f"{PART}{cause}" if name.startswith(PART) else cause
+        reply = await self._restock(
+            self._parts.keys(slot, name, changes, marker=marker, whole=skus),
+            [
+                *(name, str(cause), KEEP_MS, traceparent),
+                *self._parts.flat(name, cause, changes, whole=skus),
+            ],
+        )
+        return str(reply[0])
 
-    async def _now(self) -> int:
-        return _clock(await self._redis.time())
+    async def _claim(self, sku: str, key: str | None) -> None:
+        """An Idempotency-Key serves one SKU; within its partition the script sees to that."""
+        if key is None or len(self.slots) == 1:
+            return
+        claim = self.slots.home(key).marker(f"of:{key}")
+        if (await self._redis.set(claim, sku, px=KEEP_MS, nx=True, get=True)) not in {None, sku}:
+            raise KeyReused
 
-    async def _decide(self, slot: Slot, script: Any, keys: list[str], args: list[Any]) -> list[Any]:
-        """The script's answer; holds that are over and in its way are ended first."""
+    async def _hand_over(self, reservation: UUID, traceparent: str) -> None:
+        """Give the units of a cart back, so that its order can have them."""
+        await self._give_back("take", reservation, traceparent)
+
+    async def _give_back(
+        self, how: Literal["release", "take"], reservation: UUID, traceparent: str
+    ) -> str:
+        """What became of a cart's hold that was to end now."""
+        name = _cart(reservation)
+        home = self.slots.home(name)
         for _ in range(MAX_PASSES):
-            reply = await script(keys, args)
-            if reply[0] != "due":
-                return list(reply)
-            await self._expire(slot, reply[1:])
-        raise Unavailable("Too many holds are over at once.")
-
-    async def _expire(self, slot: Slot, names: Sequence[str]) -> int:
-        ended = 0
-        for name in names:
-            hold = await self._redis.hgetall(slot.hold(name))
-            lines = [(sku, qty, 0) for sku, qty in _held(hold)]
-            cart = name.startswith(_CART)
-            cause = f"{name}:{int(hold.get('ver', 0)) + 1}" if cart else name
-            said = "" if cart else str(derived_id(name, "expired"))
-            args = ["expire", name, name[len(_CART) :] if cart else "", said, KEEP_MS, ""]
-            keys = self._step_keys(slot, name, f"expired:{name}", lines)
-            reply = await self._finish(keys, [*args, *_flat(cause, lines)])
-            ended += reply[0] == "expired"
-        return ended
+            now, given = await self._given(home, reservation)
+            if now.state != "held":
+                return now.state
+            lines = [(sku, qty, 0) for sku, qty in given.items()]
+            args = [how, name, str(reservation), "", KEEP_MS, traceparent, "", ""]
+            flat = self._parts.flat(name, f"{name}:{now.version + 1}", lines)
+            with answering:
+                reply = await self._parts.finishing(
+                    self._parts.keys(home, name, lines, marker=name), [*args, *flat]
+                )
+                if reply[0] in {"released", "taken", "expired"}:
+                    await self._parts.follow(name, given, str(reservation), traceparent)
+                    return str(reply[0])
+        raise Unavailable(RESTLESS)
 
     async def _given(self, slot: Slot, reservation: UUID | None) -> tuple["_Cart", dict[str, int]]:
         """A cart's hold as it stands, and the units it gives up to whoever takes its place."""
@@ -596,7 +653,7 @@ class StockStore:
         with answering:
             hold = await self._redis.hgetall(slot.hold(name))
         state = hold.get("state", "none")
-        given = dict(_held(hold)) if state == "held" else {}
+        given = dict(held(hold)) if state == "held" else {}
         return _Cart(name, state, int(hold.get("ver", 0))), given
 
     async def _plans(
@@ -605,11 +662,11 @@ class StockStore:
         """The time, and for each SKU its plan, plan and prices in force as text, its version."""
         with answering:
             pipe = self._redis.pipeline(transaction=False)
-            pipe.time()
+            ask_time(pipe, self._redis)
             for sku in skus:
                 pipe.hmget(self.slots.at(sku).price(sku), _PRICE)
-            time, *found = await pipe.execute()
-        return moment(_clock(time)), [
+            clocked, *found = await pipe.execute()
+        return moment(clock(clocked)), [
             (read_prices(plan or prices or ""), (plan or prices or "", prices or ""), int(ver or 0))
             for plan, prices, ver, _ in found
         ]
@@ -625,39 +682,17 @@ class StockStore:
         """Write each SKU's plan and what of it is in force, unless its version is another now."""
         if not steps:
             return []
+        calls = []
+        for sku, entries, version in steps:
+            slot = self.slots.at(sku)
+            plan, prices = flat_plan(entries), flat_prices(in_force(entries, at))
+            until = boundary(entries, at)
+            args = [sku, version, str(uuids.uuid7()), traceparent]
+            args += ["" if plan == prices else plan, prices]
+            args += ["" if until is None else milliseconds(until), int(edited)]
+            calls.append(((slot.price(sku), slot.outbox, slot.bounds, slot.ledger), args))
         with answering:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for sku, entries, version in steps:
-                    slot = self.slots.at(sku)
-                    plan, prices = flat_plan(entries), flat_prices(in_force(entries, at))
-                    until = boundary(entries, at)
-                    await self._price(
-                        keys=(slot.price(sku), slot.outbox, slot.bounds, slot.ledger),
-                        args=(
-                            *(sku, version, str(uuids.uuid7()), traceparent),
-                            *("" if plan == prices else plan, prices),
-                            *("" if until is None else milliseconds(until), int(edited)),
-                        ),
-                        client=pipe,
-                    )
-                replies = await pipe.execute()
-        return [reply[0] == "ok" for reply in replies]
-
-    def _step_keys(
-        self,
-        slot: Slot,
-        name: UUID | str,
-        marker: UUID | str | None,
-        lines: Sequence[tuple[str, int, int]],
-        *more: str,
-    ) -> list[str]:
-        keys = [slot.hold(name), slot.exp, slot.ledger, slot.outbox]
-        if marker is not None:
-            keys.append(slot.marker(marker))
-        keys += more
-        for sku, _, _ in lines:
-            keys += (slot.quantity(sku), slot.moves(sku))
-        return keys
+            return [reply[0] == "ok" for reply in await self._price.many(calls)]
 
     def _adjusting(
         self,
@@ -701,13 +736,11 @@ class _Cart(Struct, frozen=True):
     version: int
 
 
-_RESTLESS = "The reservation changes all the time."
-_CART = "cart:"
 _PRICE = ("plan", "prices", "ver", "until")
 
 
 def _cart(reservation: UUID) -> str:
-    return f"{_CART}{reservation}"
+    return f"{CART}{reservation}"
 
 
 def _refuse_ended(state: str) -> None:
@@ -733,26 +766,12 @@ def _adjusted(sku: str, reply: Sequence[Any]) -> Adjusted:
     )
 
 
-def _changes(
-    wanted: Sequence[tuple[str, int]], given: Mapping[str, int]
-) -> list[tuple[str, int, int]]:
+def _changes(wanted: Sequence[tuple[str, int]], given: Mapping[str, int]) -> list[Units]:
     """For each SKU in order: the units wanted, and those that another hold gives up."""
     units = dict(wanted)
     return [
         (sku, units.get(sku, 0), given.get(sku, 0)) for sku in sorted(units.keys() | given.keys())
     ]
-
-
-def _flat(cause: UUID | str, lines: Sequence[tuple[str, int, int]]) -> list[Any]:
-    """The number of lines, then each with the id of the `stock.changed` that it makes."""
-    flat: list[Any] = [len(lines)]
-    for sku, qty, given in lines:
-        flat += (sku, qty, given, str(derived_id(cause, f"stock.changed:{sku}")))
-    return flat
-
-
-def _held(hold: Mapping[str, str]) -> list[tuple[str, int]]:
-    return [(hold[f"s{i}"], int(hold[f"q{i}"])) for i in range(1, int(hold.get("n", 0)) + 1)]
 
 
 def _shortage(text: str) -> dict[str, object]:
@@ -778,9 +797,3 @@ def _movement(entry: str, fields: Mapping[str, str]) -> Movement:
 
 def _number(text: str | int | None) -> int | None:
     return int(text) if text not in {None, ""} else None
-
-
-def _clock(time: tuple[int, int]) -> int:
-    """Milliseconds of Redis's clock."""
-    seconds, micros = time
-    return seconds * 1000 + micros // 1000
