@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 from stock.domain import Action, Adjust, build
+from stock.parts import Taken
 from stock.settings import Settings
 from stock.slots import PART, Slots
 from stock.store import InsufficientStock, OtherPartitions, StockStore
@@ -65,6 +66,20 @@ async def let_end(redis: Any, store: StockStore, name: object) -> None:
     await redis.hset(home.hold(name), "exp", "1")
     await redis.zadd(home.exp, {str(name): 1})
     await let_parts_pass(redis, store)
+
+
+def disturbed(store: StockStore, redis: Redis) -> None:
+    """The sweep comes between the next taking of units and the decision."""
+    take = store._parts.take
+
+    async def slow(*asked: Any) -> Taken:
+        taken = await take(*asked)
+        store._parts.take = take  # type: ignore[method-assign]  # the second try is undisturbed
+        await let_parts_pass(redis, store)
+        await store.expire_due()
+        return taken
+
+    store._parts.take = slow  # type: ignore[method-assign]  # as above
 
 
 @contextmanager
@@ -227,16 +242,7 @@ async def test_a_decision_that_counts_on_a_part_that_was_given_back_is_made_anew
 ) -> None:
     await stocked(store)
     order = uuid4()
-    take = store._parts.take
-
-    async def slow(*asked: Any) -> Any:
-        taken = await take(*asked)
-        store._parts.take = take  # type: ignore[method-assign]  # the second try is undisturbed
-        await let_parts_pass(redis, store)
-        await store.expire_due()
-        return taken
-
-    store._parts.take = slow  # type: ignore[method-assign]  # as if the sweep came between
+    disturbed(store, redis)
 
     assert "held" == await store.reserve(order, LINES, uuid4())
     assert [(4, 1)] * 3 == await units(store)
@@ -346,3 +352,55 @@ async def test_a_refund_puts_back_what_it_names_in_every_partition_once(
     assert "conflict" == await store.restock(order, [("chair", 2)], uuid4())
 
     assert [(4, 0), (4, 0), (3, 0)] == await units(store)
+
+
+async def test_nothing_is_decided_before_the_units_were_asked_for(store: StockStore) -> None:
+    await stocked(store)
+    take = store._parts.take
+
+    async def none(*_asked: Any) -> Taken:
+        store._parts.take = take  # type: ignore[method-assign]  # the second try asks
+        return Taken("0")
+
+    store._parts.take = none  # type: ignore[method-assign]  # as if the order had ended before
+
+    assert "held" == await store.reserve(uuid4(), LINES, uuid4())
+    assert [(4, 1)] * 3 == await units(store)
+
+
+async def test_a_late_commit_that_counts_on_a_part_that_was_given_back_is_made_anew(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store)
+    order = uuid4()
+    await store.reserve(order, LINES, uuid4())
+    await let_end(redis, store, order)
+    await store.expire_due()
+    disturbed(store, redis)
+
+    assert "committed" == await store.finish("commit", order, LINES, uuid4())
+    assert [(4, 0)] * 3 == await units(store)
+
+
+async def test_a_cart_that_counts_on_a_part_that_was_given_back_holds_anew(
+    store: StockStore, redis: Redis
+) -> None:
+    await stocked(store)
+    disturbed(store, redis)
+
+    await store.hold(uuid4(), LINES)
+
+    assert [(4, 1)] * 3 == await units(store)
+
+
+async def test_a_part_that_was_taken_anew_is_not_given_back_by_who_saw_it_before(
+    store: StockStore, redis: Any
+) -> None:
+    await stocked(store)
+    order = uuid4()
+    await store.reserve(order, LINES, uuid4())
+    slot, part = store.slots.at("chair"), f"{PART}{order}"
+    seen = await redis.hgetall(slot.hold(part)) | {"ver": "7"}
+
+    assert "moved" == await store._parts._end(slot, part, "release", seen, ("", ""))
+    assert [(4, 1)] * 3 == await units(store)
