@@ -356,14 +356,12 @@ async def _read_stock(books: Books, url: str) -> None:
                 case "q":
                     has = await redis.hmget(key, ["recv", "avail", "resv", "sold"])
                     books.units[name] = Units(*(int(value or 0) for value in has))
-                case "r":
-                    hold, part = _hold(await redis.hgetall(key)), books.holds.get(name)
-                    # an order with lines in several partitions has a hold in each
-                    lines = {**(part.lines if part else {}), **hold.lines}
-                    back = {**(part.back if part else {}), **hold.back}
-                    books.holds[name] = Hold(hold.state, lines, back)
+                # parts in other partitions follow the hold, which names all its lines
+                case "r" if not name.startswith("part:"):
+                    books.holds[name] = _hold(await redis.hgetall(key))
                 case "exp" if not name:
-                    books.expiring |= set(await redis.zrange(key, 0, -1))
+                    named = await redis.zrange(key, 0, -1)
+                    books.expiring |= {each for each in named if not each.startswith("part:")}
                 case "ledger" if not name:
                     await _read_ledger(books, redis, key)
                 case "outbox" if not name:

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
+from stock.books import lines
 from stock.domain import Action, Adjust, build
 from stock.parts import Taken
 from stock.settings import Settings
@@ -342,10 +343,10 @@ async def test_a_refund_puts_back_what_it_names_in_every_partition_once(
 ) -> None:
     await stocked(store)
     order, refund = uuid4(), uuid4()
-    lines = [(sku, 2) for sku in SKUS]
-    await store.reserve(order, lines, uuid4())
+    twice = [(sku, 2) for sku in SKUS]
+    await store.reserve(order, twice, uuid4())
     assert "early" == await store.restock(order, LINES[:2], refund)
-    await store.finish("commit", order, lines, uuid4())
+    await store.finish("commit", order, twice, uuid4())
 
     assert "restocked" == await store.restock(order, LINES[:2], refund)
     assert "dup" == await store.restock(order, LINES[:2], refund)
@@ -404,3 +405,18 @@ async def test_a_part_that_was_taken_anew_is_not_given_back_by_who_saw_it_before
 
     assert "moved" == await store._parts._end(slot, part, "release", seen, ("", ""))
     assert [(4, 1)] * 3 == await units(store)
+
+
+async def test_the_units_of_each_partition_are_kept_by_the_holds_that_stand_in_it(
+    store: StockStore, redis: Any
+) -> None:
+    await stocked(store)
+    order = uuid4()
+    await store.reserve(order, LINES, uuid4())
+
+    for sku in SKUS:
+        slot, kept = store.slots.at(sku), Counter[str]()
+        for name in (str(order), f"{PART}{order}"):
+            if hold := await redis.hgetall(slot.hold(name)):
+                kept.update(lines(hold))
+        assert {sku: 1} == kept
