@@ -78,7 +78,7 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
             relay = await start("relay", settings, broker_url)
             await changing
             await until(CHANGES)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 for slot in store.slots:
                     while await redis.xlen(slot.outbox):
                         await asyncio.sleep(0.05)
@@ -115,7 +115,7 @@ async def test_the_worker_holds_an_order_that_was_placed_and_stops_when_asked(
                     envelope.encode(event), content_type=envelope.CONTENT_TYPE
                 )
                 await exchange.publish(message, routing_key=event.meta.key)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while (await store.level("chair")).reserved != 2:
                 await asyncio.sleep(0.05)
         worker.terminate()
