@@ -26,7 +26,7 @@ from stock.settings import Settings
 from stock.store import StockStore
 from stock.worker import carry_imports
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 WRITE = {"Authorization": "Bearer k_w_write"}
 ROWS = {"Content-Type": "application/x-ndjson"}

@@ -11,7 +11,7 @@ from stock.domain import Action, Adjust
 from stock.settings import Settings
 from stock.store import StockStore
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 
 async def test_a_row_of_a_job_is_marked_in_its_step_and_the_mark_is_forgotten_in_time(
