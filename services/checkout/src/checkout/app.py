@@ -1,5 +1,6 @@
 """The processes of checkout and their connections: nothing else opens one."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -106,7 +107,7 @@ def application(settings: Settings) -> web.Application:
             app[campaigns.COUPONS] = Coupons(sql)
             app[notify.api.BOOK] = Book(sql, tables.notices)
             orders = app[backoffice.ORDERS] = Orders(sql, timers(settings), shop(settings))
-            app[backoffice.AFTER] = After(sql)
+            app[backoffice.AFTER] = After(sql, shop(settings))
             checkout = Checkout(
                 redis,
                 Projections(sql),
@@ -164,7 +165,7 @@ async def worker() -> None:
     ):
         work = worker_.Work(
             orders=Orders(sql, timers(settings), shop(settings)),
-            after=After(sql),
+            after=After(sql, shop(settings)),
             projections=Projections(sql),
             carts=redis,
             provider=paid,
@@ -191,6 +192,8 @@ async def notifier() -> None:
     settings = _settings()
     mails = mailer(settings.smtp_url, settings.mail_from, settings.mail_dir)
     sells = seller.parse(settings.seller)
+    # whoever waits for an answer goes first
+    os.nice(10)
     async with database(settings.database_url) as sql, public_session() as session:
         book = Book(sql, tables.notices)
         papers = [paper.issue(Invoices(sql, sells, shop(settings)))] if sells else []

@@ -56,6 +56,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "carried": "Übertrag",
         "subtotal": "Zwischensumme",
         "discount": "Rabatt",
+        "deducted": "Anpassung",
         "coupon": "Gutschein",
         "shipping": "Versand",
         "net": "Netto",
@@ -89,6 +90,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "carried": "Carried forward",
         "subtotal": "Subtotal",
         "discount": "Discount",
+        "deducted": "Adjustment",
         "coupon": "coupon",
         "shipping": "Shipping",
         "net": "Net",
@@ -284,7 +286,7 @@ def _line(row: Row, position: int, total: int, columns: Sequence[Column]) -> Pie
         values = {
             "qty": format_decimal(row.qty, locale=page.locale),
             "unit": page.money(row.unit_minor),
-            "rate": page.rate(row.rate_bp),
+            "rate": "" if row.rate_bp is None else page.rate(row.rate_bp),
             "amount": page.money(row.amount_minor),
         }
         for word, value in values.items():
@@ -303,7 +305,8 @@ def _totals(page: Page, subtotal: int) -> Piece:
     subtotal_word = f"{word['subtotal']} ({word['net'].lower()})" if net else word["subtotal"]
     found = [(subtotal_word, document.subtotal_minor, False)]
     if document.discount_minor:
-        found.append((_with(word["discount"], coupon), -document.discount_minor, False))
+        less = word["discount" if document.kind == "invoice" else "deducted"]
+        found.append((_with(less, coupon), -document.discount_minor, False))
     if document.shipping is not None:
         # a coupon without a discount made it free
         free = coupon if not document.discount_minor else ""

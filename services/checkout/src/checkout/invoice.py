@@ -25,13 +25,16 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One position: `amount_minor` is what its units cost before discounts, as prices are."""
+    """One position: `amount_minor` is what its units cost before discounts, as prices are.
+
+    A row whose tax has several rates names none.
+    """
 
     name: str
     sku: str
     qty: int
     unit_minor: int
-    rate_bp: int
+    rate_bp: int | None = None
     amount_minor: int
 
 

@@ -16,8 +16,10 @@ from checkout.domain import Order, Status
 from checkout.invoice import Document
 from checkout.seller import Language
 from checkout.totals import Breakdown
+from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 
+TIMES = "\u00d7"
 LOCALES: dict[Language, str] = {"de": "de_DE", "en": "en_GB"}
 
 
@@ -28,6 +30,9 @@ class Shop(Struct, frozen=True, kw_only=True):
     url: str = "http://127.0.0.1:8080"
     language: Language = "en"
     invoices: bool = False
+
+
+ANY_SHOP = Shop()
 
 
 class Letter(Struct, frozen=True, kw_only=True):
@@ -45,6 +50,12 @@ class Table(Struct, frozen=True):
     rows: list[tuple[str, str]]
 
 
+class Goods(Struct, frozen=True):
+    """Things, one a line."""
+
+    lines: list[str]
+
+
 class Link(Struct, frozen=True):
     """Where to look."""
 
@@ -52,7 +63,7 @@ class Link(Struct, frozen=True):
     url: str
 
 
-Part: TypeAlias = str | Table | Link
+Part: TypeAlias = str | Table | Goods | Link
 
 WORDS: dict[Language, dict[str, str]] = {
     "en": {
@@ -163,10 +174,42 @@ def invoice(shop: Shop, document: Document, name: str | None) -> Letter:
     return _letter(shop, f"order.{document.kind}", subject, parts, name, document.language)
 
 
+def shipped(
+    shop: Shop, order: Order, parcel: OrderShippedV1, name: str | None, language: Language
+) -> Letter:
+    """A parcel has left."""
+    word = WORDS[language]
+    names = {line.sku: line.name for line in order.lines}
+    goods = [f"{line.qty} {TIMES} {names.get(line.sku, line.sku)}" for line in parcel.lines]
+    by = [f"{word['carrier']}: {parcel.carrier}"]
+    if parcel.tracking:
+        by.append(f"{word['tracking']}: {parcel.tracking}")
+    parts: list[Part] = [
+        word["shipped_text"],
+        Goods(goods),
+        Goods(by),
+        _link(shop, str(order.id), language),
+    ]
+    return _letter(shop, "order.shipped", word["shipped"], parts, name, language)
+
+
+def refunded(
+    shop: Shop, order: Order, refund: OrderRefundedV1, name: str | None, language: Language
+) -> Letter:
+    """Money has been given back."""
+    word = WORDS[language]
+    amount = money(refund.amount_minor, refund.currency, language)
+    parts: list[Part] = [f"{word['refunded_text']} {amount}"]
+    if refund.lines:
+        parts.append(Goods([f"{line.qty} {TIMES} {line.name}" for line in refund.lines]))
+    parts.append(_link(shop, str(order.id), language))
+    return _letter(shop, "order.refunded", word["refunded"], parts, name, language)
+
+
 def _amounts(order: Order, breakdown: Breakdown, language: Language) -> Table:
     word = WORDS[language]
     found = [
-        (f"{line.qty} × {named.name}", line.goods_minor)  # noqa: RUF001 -- it is no letter
+        (f"{line.qty} {TIMES} {named.name}", line.goods_minor)
         for named, line in zip(order.lines, breakdown.lines, strict=True)
     ]
     if breakdown.discount_minor:
@@ -217,6 +260,8 @@ def _text(part: Part) -> str:
             *goods, (label, amount) = [(text, amount.rjust(wide)) for text, amount in rows]
             lines = [f"  {amount}  {text}" for text, amount in goods]
             return "\n".join([*lines, f"  {'-' * wide}", f"  {amount}  {label}"])
+        case Goods(lines):
+            return "\n".join(f"  {line}" for line in lines)
         case Link(label, url):
             return f"{label}: {url}"
         case _:
@@ -230,6 +275,8 @@ def _html(part: Part) -> str:
             cells = "".join(_ROW.format(text=escape(t), cost=escape(c)) for t, c in goods)
             cells += _SUM.format(text=escape(total[0]), cost=escape(total[1]))
             return f'<table style="border-collapse:collapse;width:100%">{cells}</table>'
+        case Goods(lines):
+            return f"<p>{'<br>'.join(escape(line) for line in lines)}</p>"
         case Link(label, url):
             return f'<p><a href="{escape(url)}" style="color:#1f5c4d">{escape(label)}</a></p>'
         case _:

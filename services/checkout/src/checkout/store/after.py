@@ -26,7 +26,8 @@ from chassis.problems import Fault, Invalid, NotFound
 from checkout import after
 from checkout.after import Excess, Paid, Refund, RefundState, RefundWanted, Shipment, ShipmentWanted
 from checkout.domain import Answer, Approved, Asked, Op, Order, Status
-from checkout.store import hooks, parcels, placing, rows, tables
+from checkout.letters import ANY_SHOP, Shop
+from checkout.store import hooks, invoices, mails, parcels, placing, rows, tables
 from checkout.store.problems import IdempotencyKeyReused, NotConfirmed, NotLeft
 from shop_contracts.events.base import Fact
 
@@ -77,8 +78,9 @@ class Standing(Struct, frozen=True, kw_only=True):
 class After:
     """What follows the confirmed orders of one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, shop: Shop = ANY_SHOP) -> None:
         self._database = database
+        self._shop = shop
 
     async def refund(self, order_id: UUID, key: str, wanted: RefundWanted) -> Done:
         """Have money given back, once per key.
@@ -110,6 +112,7 @@ class After:
             whole = after.complete(at.paid, at.refunds, [*at.shipments, parcel])
             fact = after.shipped(at.order, parcel, complete=whole)
             await _moves(connection, at.order, fact.KEY, now, 0, fact)
+            await mails.tell_after(connection, self._shop, at.order, fact)
             return parcel
 
         return await self._once(f"{order_id}:shipments", order_id, key, wanted, act)
@@ -170,7 +173,7 @@ class After:
     async def answered(self, ask: RefundAsk, answer: Answer) -> None:
         """Record the provider's answer and tell of it; counts once."""
         failed = await self._database.write(
-            lambda connection: _ends(connection, ask, answer, datetime.now(UTC))
+            lambda connection: _ends(connection, ask, answer, datetime.now(UTC), self._shop)
         )
         if failed:
             log.error("refund %s of order %s is refused", ask.refund_id, ask.order_id)
@@ -227,7 +230,9 @@ async def _standing(connection: AsyncConnection, order_id: UUID) -> Standing | N
     )
 
 
-async def _ends(connection: AsyncConnection, ask: RefundAsk, answer: Answer, now: datetime) -> bool:
+async def _ends(
+    connection: AsyncConnection, ask: RefundAsk, answer: Answer, now: datetime, shop: Shop
+) -> bool:
     """Write how the refund ended, the first time; whether it failed."""
     at = await _standing(connection, ask.order_id)
     known = (one for one in at.refunds if one.refund_id == ask.refund_id) if at else iter(())
@@ -254,6 +259,10 @@ async def _ends(connection: AsyncConnection, ask: RefundAsk, answer: Answer, now
     else:
         fact = after.refunded(at.order, at.refunds, refund, now)
         await _moves(connection, at.order, fact.KEY, now, 0, fact)
+        if refund.amount_minor:
+            await mails.tell_after(connection, shop, at.order, fact)
+        if refund.amount_minor and shop.invoices:
+            await invoices.want_credit_note(connection, at.order.id, refund.refund_id, now)
     return failed
 
 

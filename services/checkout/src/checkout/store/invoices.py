@@ -19,12 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database, LostRace
 from checkout import invoice
+from checkout.credit import credit_note
 from checkout.domain import Address
-from checkout.invoice import Buyer, Document
+from checkout.invoice import SERIES, Buyer, Document, Kind
 from checkout.letters import Shop
 from checkout.seller import Seller
 from checkout.seller import day as day_of
-from checkout.store import mails, rows, tables
+from checkout.store import mails, parcels, rows, tables
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,23 @@ async def want(connection: AsyncConnection, orders: Sequence[UUID], now: datetim
         await connection.execute(sa.insert(_TABLE), wanted)
 
 
+async def want_credit_note(
+    connection: AsyncConnection, order_id: UUID, refund_id: UUID, now: datetime
+) -> None:
+    """The refund is to have a credit note, where its order has an invoice."""
+    invoiced = sa.select(_TABLE.c.id).where(_TABLE.c.cause == order_id)
+    if await connection.scalar(invoiced) is not None:
+        await connection.execute(
+            sa.insert(_TABLE).values(
+                id=uuids.uuid7(),
+                order_id=order_id,
+                cause=refund_id,
+                kind="credit_note",
+                due_at=now,
+            )
+        )
+
+
 class Invoices:
     """The invoices of one seller."""
 
@@ -67,7 +85,7 @@ class Invoices:
         """
         due = (_TABLE.c.number.is_(None)) & (_TABLE.c.due_at <= datetime.now(UTC))
         query = (
-            sa.select(_TABLE.c.id, _TABLE.c.order_id, _TABLE.c.kind)
+            sa.select(_TABLE.c.id, _TABLE.c.order_id, _TABLE.c.kind, _TABLE.c.cause)
             .where(due)
             .order_by(_TABLE.c.due_at, _TABLE.c.id)
             .limit(limit)
@@ -77,8 +95,10 @@ class Invoices:
             wanted = (await connection.execute(query.with_for_update(skip_locked=True))).all()
             made = [await self._drafted(connection, row) for row in wanted]
             drafts = [draft for draft in made if draft is not None]
-            if drafts:
-                await self._number(connection, drafts)
+            # always in this order: others wait for the same rows
+            for kind in SERIES:
+                if some := [draft for draft in drafts if draft[1].kind == kind]:
+                    await self._number(connection, kind, some)
             return len(wanted)
 
         # an idle poll must not take SQLite's write lock
@@ -127,7 +147,7 @@ class Invoices:
     async def _drafted(self, connection: AsyncConnection, row: Any) -> tuple[UUID, Document] | None:
         """The document without a number, or None where none can be made."""
         try:
-            return row.id, await self._draft(connection, row.order_id)
+            return row.id, await self._draft(connection, row)
         except DBAPIError:
             raise
         except Exception:
@@ -135,9 +155,16 @@ class Invoices:
             await _put_off(connection, row.id)
             return None
 
-    async def _draft(self, connection: AsyncConnection, order_id: UUID) -> Document:
+    async def _draft(self, connection: AsyncConnection, row: Any) -> Document:
+        order_id = row.order_id
         order = (await rows.load(connection, [order_id]))[order_id]
         breakdown = await rows.breakdown_of(connection, order)
+        if row.kind == "credit_note":
+            refunds = await parcels.refunds(connection, order_id)
+            refund = next(one for one in refunds if one.refund_id == row.cause)
+            about = await _document(connection, order_id)
+            now = datetime.now(UTC)
+            return credit_note(about, breakdown, refund, self._seller, now)
         named = {line.sku: line.name for line in order.lines}
         return invoice.invoice(
             number="",
@@ -151,13 +178,13 @@ class Invoices:
         )
 
     async def _number(
-        self, connection: AsyncConnection, drafts: Sequence[tuple[UUID, Document]]
+        self, connection: AsyncConnection, kind: Kind, drafts: Sequence[tuple[UUID, Document]]
     ) -> None:
-        series = invoice.series("invoice", datetime.now(UTC), self._seller)
+        series = invoice.series(kind, datetime.now(UTC), self._seller)
         last = await _take(connection, series, len(drafts))
         # while others waited for this row, a year may have ended
         now = datetime.now(UTC)
-        if invoice.series("invoice", now, self._seller) != series:
+        if invoice.series(kind, now, self._seller) != series:
             raise LostRace
         day = day_of(now, self._seller)
         given = []
@@ -208,6 +235,15 @@ async def _put_off(connection: AsyncConnection, id_: UUID) -> None:
     later = datetime.now(UTC) + LATER
     still_due = (_TABLE.c.id == id_) & _TABLE.c.due_at.is_not(None)
     await connection.execute(sa.update(_TABLE).where(still_due).values(due_at=later))
+
+
+async def _document(connection: AsyncConnection, order_id: UUID) -> Document:
+    """The order's invoice; it must have its number. Raises LookupError."""
+    query = sa.select(_TABLE.c.document).where(_TABLE.c.cause == order_id)
+    document = await connection.scalar(query)
+    if document is None:
+        raise LookupError("the invoice that it is about has no number yet")
+    return msgspec.json.decode(document, type=Document)
 
 
 async def _buyer(connection: AsyncConnection, order_id: UUID) -> Buyer:

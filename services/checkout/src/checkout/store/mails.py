@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from checkout.domain import Order, plain
 from checkout.invoice import Document, language_of
-from checkout.letters import Letter, Shop, ended, invoice
+from checkout.letters import Letter, Shop, ended, invoice, refunded, shipped
 from checkout.store import tables
 from notify import book, mail
 from notify.mail import Attachment
+from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
 
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
@@ -64,6 +65,23 @@ async def tell_ends(connection: AsyncConnection, shop: Shop, orders: Sequence[Or
             letter = ended(shop, order, breakdown, reader.name, language)
             messages.append(_message(str(order.id), reader.email, letter))
     await _put(connection, messages)
+
+
+async def tell_after(
+    connection: AsyncConnection, shop: Shop, order: Order, fact: OrderShippedV1 | OrderRefundedV1
+) -> None:
+    """Tell the customer that a parcel has left, or that money has been given back."""
+    private = tables.order_private.c
+    query = sa.select(private.email, private.name, private.address)
+    reader = (await connection.execute(query.where(private.order_id == order.id))).first()
+    if reader is None or not reader.email:
+        return  # who it was wanted to be forgotten
+    language = language_of((reader.address or {}).get("country"), shop.language)
+    if isinstance(fact, OrderShippedV1):
+        letter = shipped(shop, order, fact, reader.name, language)
+    else:
+        letter = refunded(shop, order, fact, reader.name, language)
+    await _put(connection, [_message(str(order.id), reader.email, letter)])
 
 
 async def send_invoice(

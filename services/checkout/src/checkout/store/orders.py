@@ -21,7 +21,7 @@ from chassis import telemetry
 from chassis.database import Database
 from checkout import domain
 from checkout.domain import Answer, Cause, Decision, Order, Purchase, Quote, Status, Timers
-from checkout.letters import Shop
+from checkout.letters import ANY_SHOP, Shop
 from checkout.store import payments, rows, tables
 from checkout.store import placing as placing_
 from checkout.store.group import Group
@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 _alarms = metrics.get_meter(__name__).create_counter(
     "shop_saga_alarms", description="causes that should never have met their order"
 )
-
-
-ANY_SHOP = Shop()
 
 
 class Orders:
