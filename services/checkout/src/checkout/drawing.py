@@ -363,7 +363,7 @@ def _words(page: Page) -> Piece:
         document.reason and f"{page.words['reason']}: {document.reason}",
         "" if document.tax_minor else seller.untaxed.get(document.language, ""),
         page.words[DONE[document.kind]],
-        seller.terms.get(document.language, ""),
+        seller.terms.get(document.language, "") if document.kind == "invoice" else "",
     ]
     lines = [line for each in said if each for line in wrap(each, RIGHT - LEFT, 9)]
 
