@@ -208,6 +208,7 @@ async def settings(stack: Stack, prefix: str, tmp_path: Path) -> AsyncIterator[S
         key_prefix=f"{prefix}{secrets.token_hex(3)}:",
         profile="test",
         payment_webhook_secret="whsec_of_the_tests",
+        sign_ins_per_address=12,
     )
     yield settings
     async with Redis.from_url(settings.redis_url) as redis:

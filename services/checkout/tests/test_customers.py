@@ -129,7 +129,7 @@ async def test_an_address_that_asks_too_often_is_told_when_to_come_again(
     here = {"X-Forwarded-For": "2001:db8:1:2:3::4"}
     neighbour = {"X-Forwarded-For": "2001:db8:1:2:ffff::1"}
 
-    for n in range(60):
+    for n in range(12):
         asked = {"email": f"n{n}@example.com"}
         assert 202 == (await stranger.send("POST", "/me/sign-in", json=asked, headers=here)).status
     refused = await stranger.send("POST", "/me/sign-in", json={"email": ADA}, headers=neighbour)
@@ -244,47 +244,17 @@ async def test_addresses_are_written_changed_and_taken_out(browsers: Browsers) -
     assert [] == (await ada.send("GET", "/me/addresses")).json()["addresses"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "fault"),
-    [
-        ({"postcode": "5066"}, ("/postcode", "not-allowed")),
-        ({"postcode": ""}, ("/postcode", "missing")),
-        ({"country": "XX"}, ("/country", "not-allowed")),
-        ({"country": "ZZ"}, ("/country", "not-allowed")),
-        ({"country": "US", "postcode": "94043"}, ("/area", "missing")),
-        ({"country": "US", "area": "Bavaria", "postcode": "94043"}, ("/area", "not-allowed")),
-        ({"country": "de"}, ("/country", "wrong-form")),
-    ],
-)
-async def test_an_address_is_one_that_its_country_has(
-    browsers: Browsers, changes: dict[str, str], fault: tuple[str, str]
-) -> None:
-    ada = browsers()
-    await ada.sign_in(ADA)
-
-    answer = await ada.send("POST", "/me/addresses", json=HOME | changes)
-
-    assert 422 == answer.status
-    assert [fault] == [(wrong["pointer"], wrong["code"]) for wrong in answer.json()["errors"]]
-
-
-async def test_a_postcode_and_a_state_are_written_as_their_country_does(
+async def test_an_address_that_its_country_cannot_have_is_refused_with_its_fault(
     browsers: Browsers,
 ) -> None:
     ada = browsers()
     await ada.sign_in(ADA)
 
-    london = await ada.send(
-        "POST", "/me/addresses", json=HOME | {"country": "GB", "postcode": "sw1a 1aa"}
-    )
-    valley = await ada.send(
-        "POST",
-        "/me/addresses",
-        json=HOME | {"country": "US", "area": "California", "postcode": "94043"},
-    )
+    answer = await ada.send("POST", "/me/addresses", json=HOME | {"postcode": "5066"})
+    mended = await ada.send("POST", "/me/addresses", json=HOME | {"postcode": "50668"})
 
-    assert ("SW1A 1AA", "Köln") == (london.json()["postcode"], london.json()["city"])
-    assert "CA" == valley.json()["area"]
+    assert (422, 201) == (answer.status, mended.status)
+    assert ["/postcode"] == [fault["pointer"] for fault in answer.json()["errors"]]
 
 
 async def test_an_address_book_has_room_for_twenty_even_when_many_come_at_once(
@@ -533,13 +503,17 @@ async def test_what_is_wrong_with_an_address_stands_beside_it(browsers: Browsers
     assert "Domstraße 1" in answer.text
 
 
-async def test_older_orders_are_a_page_away(browsers: Browsers, own: Database) -> None:
+async def test_older_orders_are_a_page_away(browsers: Browsers, own: Database, make: Any) -> None:
     ada = browsers()
-    await ada.sign_in(ADA)
-    placed = []
-    for _ in range(21):
-        placed.append(await ada.order())
-        await Orders(own, Timers()).apply(UUID(placed[-1]), CancelRequested())
+    customer = UUID((await ada.sign_in(ADA))["customer_id"])
+    orders = Orders(own, Timers())
+    accepted = await asyncio.gather(
+        *(
+            orders.place(f"c{n}", "k" * 16, b"", make.a_purchase(), make.a_quote(), customer)
+            for n in range(21)
+        )
+    )
+    placed = [str(each.order_id) for each in accepted]
 
     first = await ada.send("GET", "/me", headers=HTML)
     older = re.search(r'href="(/me\?older_than=[^#"]+)', first.text)
