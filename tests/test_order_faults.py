@@ -67,10 +67,10 @@ class Shopper:
             self.again += 1  # the cart is gone: a new one, and a new key
 
     async def _once(self, sku: str, token: str) -> bool:
-        cart = (await self._asks("POST", "/carts"))[1]["cart_id"]
-        if (await self._asks("PUT", f"/carts/{cart}/lines/{sku}", {"qty": 1}))[0] != 200:
+        cart = (await self.asks("POST", "/carts"))[1]["cart_id"]
+        if (await self.asks("PUT", f"/carts/{cart}/lines/{sku}", {"qty": 1}))[0] != 200:
             return False
-        status, answer = await self._asks(
+        status, answer = await self.asks(
             "POST",
             f"/carts/{cart}/checkout",
             {"email": "ada@example.com", "payment": {"token": token}},
@@ -81,7 +81,7 @@ class Shopper:
         self.accepted[answer["order_id"]] = sku
         return True
 
-    async def _asks(
+    async def asks(
         self, method: str, path: str, body: Any = None, headers: Any = None
     ) -> tuple[int, Any]:
         """The answer, once there is one that is not "later"."""
@@ -102,7 +102,7 @@ class Shopper:
         """How the accepted orders stand."""
         seen: Counter[tuple[str, str | None]] = Counter()
         for order_id in self.accepted:
-            status, order = await self._asks("GET", f"/orders/{order_id}")
+            status, order = await self.asks("GET", f"/orders/{order_id}")
             assert 200 == status, f"{order_id} was answered 202 and is gone"
             seen[order["status"], order["reason"]] += 1
         return seen
@@ -181,6 +181,48 @@ async def test_five_thousand_accepted_orders_end_while_each_process_is_killed_in
 
     assert 5_000 <= seen.total()
     assert seen["confirmed", None] > 3_000
+
+
+async def gives_back(stack: Stack, orders: int, killed: list[str], within: float) -> None:
+    """Buy, send and give back so many orders, while those who work on it are killed."""
+    sku = f"BACK-{secrets.token_hex(4)}"
+    admin = {"Authorization": f"Bearer {api_key(stack.profile)}"}
+    timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        await stocked(http, stack, {sku: 2 * orders})
+        await fails(http, stack, FAULTS)
+        shopper = Shopper(http, stack)
+        await asyncio.gather(*(shopper.buys(sku, "tok_ok") for _ in range(orders)))
+        await until(
+            shopper.ended, lambda seen: {end for end, _ in seen} <= ENDS, within=within, every=1
+        )
+        units = {"lines": [{"sku": sku, "qty": 1}], "carrier": "Ship & Co", "tracking": "T-1"}
+        back = {"lines": [{"sku": sku, "qty": 1, "restock": True}]}
+        for number, order_id in enumerate(shopper.accepted):
+            headers = admin | {"Idempotency-Key": f"back-{order_id}"}
+            for what, body in (("shipments", units), ("refunds", back)):
+                status, answer = await shopper.asks(
+                    "POST", f"/orders/{order_id}/{what}", body, headers
+                )
+                assert status in {201, 202}, answer
+            if killed and number % (orders // len(killed)) == 1:
+                await asyncio.to_thread(stack.kill, killed[number // (orders // len(killed))])
+    assert [] == await verify.settled(stack.profile, mariadb=stack.mariadb, within=within)
+    books = await verify.read(stack.profile, mariadb=stack.mariadb)
+    followed = [books.follows[order_id] for order_id in shopper.accepted]
+    assert {("done", 1)} == {(one.refunds[0].state, len(one.parcels)) for one in followed}
+    assert (2 * orders, 0) == (books.units[sku].available, books.units[sku].sold)
+
+
+async def test_what_is_given_back_is_for_sale_again(orders_stack: Stack) -> None:
+    await gives_back(orders_stack, 5, [], within=120)
+
+
+@pytest.mark.long
+async def test_what_is_given_back_is_for_sale_again_though_its_workers_are_killed(
+    orders_stack: Stack,
+) -> None:
+    await gives_back(orders_stack, 20, ["checkout-worker", "stock-worker"], within=180)
 
 
 async def rush(stack: Stack, shoppers: int, units: int, seconds: float) -> Counter[Any]:
