@@ -24,8 +24,9 @@ from checkout.after import (
     ShipmentWanted,
     Units,
 )
-from checkout.domain import Approved, Refused, Timers
-from checkout.provider.stripe import Stripe
+from checkout.domain import Approved, DeadlinePassed, Refused, Timers
+from checkout.provider import NoAnswer
+from checkout.provider.stripe import Stripe, _authorised
 from checkout.store import tables
 from checkout.store.after import After, RefundAsk
 from checkout.store.carts import Carts
@@ -425,3 +426,49 @@ async def test_units_that_cost_nothing_come_back_without_asking_the_provider(
     assert [] == given_back(simulator)
     facts = [event.data for event in await sent(own) if isinstance(event.data, OrderRefundedV1)]
     assert [[Line(sku=LAMP, qty=1)]] == [fact.restocked for fact in facts]
+
+
+# ---- unpaid orders cancel themselves ----
+
+
+@pytest.mark.connected
+async def test_an_order_whose_payment_is_never_decided_is_cancelled_and_a_late_yes_is_undone(
+    own: Database, carts: Carts, provider: Stripe, simulator: Simulator, make: Any
+) -> None:
+    orders = Orders(own, Timers(payment=timedelta(0)))
+    accepted = await orders.place("c1", KEY, b"x" * 32, make.a_purchase(), make.a_quote())
+    await orders.apply(accepted.order_id, make.held(accepted.order_id))
+    (asked,) = await orders.claim_payments(1, timedelta(0))
+    simulator.follow(Script(faults=[Fault(on="create", does="lose_answer")]))
+    with pytest.raises(NoAnswer):
+        await worker._answer(provider, asked)
+
+    await orders.apply(accepted.order_id, DeadlinePassed())
+    cancelled = await viewed(orders, accepted.order_id)
+    with_late_answers = worker.Work(
+        orders=orders,
+        after=After(own),
+        projections=Projections(own),
+        carts=carts,
+        provider=provider,
+    )
+    for _ in ("the authorisation", "its undoing"):
+        for ask in await orders.claim_payments(1, LEASE):
+            await worker._ask(with_late_answers, ask)
+
+    view = await viewed(orders, accepted.order_id)
+    assert ("cancelled", "payment_timeout") == (cancelled.status, cancelled.reason)
+    assert ("cancelled", "payment_timeout") == (view.status, view.reason)
+    assert ["authorised", "canceled"] == [entry.op for entry in simulator.bank.ledger]
+
+
+@pytest.mark.parametrize("status", ["requires_action", "requires_confirmation"])
+def test_a_payment_that_wants_a_redirect_is_a_no(status: str) -> None:
+    answer = _authorised({"id": "pi_1", "status": status})
+
+    assert isinstance(answer, Refused)
+
+
+def test_a_payment_that_is_still_processed_is_no_answer() -> None:
+    with pytest.raises(NoAnswer):
+        _authorised({"id": "pi_1", "status": "processing"})
