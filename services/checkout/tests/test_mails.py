@@ -138,7 +138,7 @@ async def test_the_process_sends_what_waits_and_forgets_who_it_was_for(
     sent = await write(own, "ada@people.example")
     refused = await write(own, "nobody@people.example")
     async with sending(settings, server.url) as process:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while "waiting" in {row.state for row in await rows(own)}:
                 await asyncio.sleep(0.05)
         process.terminate()

@@ -217,14 +217,14 @@ async def kill(database: Database, make: Any, folder: Path, *, orders: int, kill
             await dead.wait()
             processes.append(await start())
         # the last one dies where the others are in the midst of it, and is not replaced
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while await count(database, files) < 2:
                 await asyncio.sleep(0.01)
         dead = processes.pop(0)
         dead.kill()
         await dead.wait()
         await coming
-        async with asyncio.timeout(60 + orders / 5):
+        async with asyncio.timeout(120 + orders / 5):
             while await count(database, files) < orders:
                 await asyncio.sleep(0.1)
     finally:

@@ -1,6 +1,5 @@
 """The processes of checkout and their connections: nothing else opens one."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -192,8 +191,6 @@ async def notifier() -> None:
     settings = _settings()
     mails = mailer(settings.smtp_url, settings.mail_from, settings.mail_dir)
     sells = seller.parse(settings.seller)
-    # whoever waits for an answer goes first
-    os.nice(10)
     async with database(settings.database_url) as sql, public_session() as session:
         book = Book(sql, tables.notices)
         papers = [paper.issue(Invoices(sql, sells, shop(settings)))] if sells else []
