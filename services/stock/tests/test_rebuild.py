@@ -8,13 +8,18 @@ from uuid import uuid4
 import aio_pika
 import pytest
 from msgspec.structs import replace
+from redis.asyncio import Redis
 
 from bus.broker import confirming, connected
+from chassis.database import Database
 from shop_contracts.envelope import CONTENT_TYPE, encode
+from stock.auditor import Auditor, Bounds
 from stock.domain import build
+from stock.journal import Journal
 from stock.prices import PriceEntry
 from stock.rebuild import Heard, NotEmpty, Rebuild, heard
 from stock.settings import Settings
+from stock.store import StockStore
 
 pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
@@ -51,6 +56,26 @@ async def test_a_rebuilt_redis_equals_the_old_one(shop: Any, seed: int) -> None:
     await shop.bookkeeper().catch_up()
     with pytest.raises(NotEmpty):
         await rebuilding(shop).run(Heard())
+
+
+async def test_every_partition_is_followed_audited_and_filled_again(
+    redis: Redis, settings: Settings, sql: Database, shop: Any
+) -> None:
+    spread = StockStore(redis, settings.key_prefix, partitions=4)
+    wide = type(shop)(redis, settings, spread, Journal(sql))
+    await wide.busy(7, 120)
+    await wide.books.catch_up()
+    audit = Auditor(redis, spread.slots, wide.journal, Bounds(units=0, repairs=0))
+    async for _ in audit.round():
+        pass
+    before = {key: held for key, held in (await wide.state()).items() if ":fence:" not in key}
+    await wide.empty()
+
+    await rebuilding(wide).run(Heard())
+
+    assert {} == audit.drifts
+    assert before == await wide.state()
+    assert len({key.partition(":")[0] for key in before}) > 1
 
 
 async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(shop: Any) -> None:
