@@ -499,6 +499,7 @@ async def test_what_is_wrong_with_an_address_stands_beside_it(browsers: Browsers
     answer = await ada.send("POST", "/me/address", data=HOME | {"postcode": "1"})
 
     assert 422 == answer.status
+    assert "Please check the address" in answer.text
     assert "It is not one of this country" in answer.text
     assert "Domstraße 1" in answer.text
 

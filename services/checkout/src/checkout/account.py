@@ -228,11 +228,17 @@ async def _show_account(
         countries=COUNTRIES,
         names=_names,
         form=form,
-        notice=refused.title if refused else "",
+        notice=_sentence(refused),
         faults=_by_field(refused.errors) if refused else {},
     )
     status = refused.status if refused else 200
     return page(html, status=status, headers=FRAMED | {"Vary": "Accept"})
+
+
+def _sentence(refused: Invalid | AddressBookFull | None) -> str:
+    if isinstance(refused, Invalid):
+        return "Please check the address"
+    return refused.title if refused else ""
 
 
 def _by_field(errors: object) -> dict[str, str]:
