@@ -57,6 +57,7 @@ class Carts:
         self._prefix = prefix
         self._ttl_s = ttl_s
         self._change = redis.register_script((HERE / "cart.lua").read_text())
+        self._read = redis.register_script((HERE / "read.lua").read_text())
         self._use_coupon = redis.register_script((HERE / "coupon.lua").read_text())
         self._settle = redis.register_script((HERE / "settle.lua").read_text())
         self._merge = redis.register_script((HERE / "merge.lua").read_text())
@@ -75,13 +76,10 @@ class Carts:
     async def get(self, id_: str) -> Cart:
         """The cart. Raises NotFound."""
         with _reachable():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                _ = pipe.hgetall(self._key(id_))
-                _ = pipe.get(self._coupon(id_))
-                fields, coupon = await pipe.execute()
-        if "v" not in fields:
+            found = await self._read(keys=[self._key(id_), self._coupon(id_)])
+        if not found:
             raise NotFound("There is no such cart.")
-        return _cart(id_, fields, coupon)
+        return _read(id_, found)
 
     async def use_coupon(self, id_: str, code: str, version: int | None = None) -> None:
         """Let the cart have this coupon, or none when it is empty.
@@ -163,8 +161,7 @@ class Carts:
     async def _changed(
         self, id_: str, op: str, version: int | None, sku: str, qty: int, seen: Prices = UNSEEN
     ) -> Cart:
-        coupon, *flat = await self._run(id_, op, version, sku, qty, seen)
-        return _cart(id_, dict(zip(flat[::2], flat[1::2], strict=True)), coupon or None)
+        return _read(id_, await self._run(id_, op, version, sku, qty, seen))
 
     async def _run(
         self, id_: str, op: str, version: int | None, sku: str, qty: int, seen: Prices = UNSEEN
@@ -210,6 +207,12 @@ def _reachable() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise Unavailable("Carts cannot be reached.") from error
+
+
+def _read(id_: str, found: Sequence[str]) -> Cart:
+    """The cart of its coupon and its fields, one after the other."""
+    coupon, *flat = found
+    return _cart(id_, dict(zip(flat[::2], flat[1::2], strict=True)), coupon or None)
 
 
 def _cart(id_: str, fields: Mapping[Any, Any], coupon: str | None) -> Cart:

@@ -1,5 +1,6 @@
 """What a shopper does: look at a cart with its prices, and order it. Knows no HTTP and no SQL."""
 
+import asyncio
 import hashlib
 import re
 from contextlib import suppress
@@ -222,14 +223,21 @@ class Checkout:
         if known is None:
             raise IdempotencyKeyRequired
         fingerprint = hashlib.sha256(msgspec.json.encode(purchase)).digest()
-        answered = await self._orders.replay(cart_id, known[1], fingerprint)
-        if answered is not None:
-            return answered
+        replaying = self._orders.replay(cart_id, known[1], fingerprint)
         if await self._watch.backlog() >= self._queue_limit:
-            raise QueueFull(headers={"Retry-After": str(self._watch.relief())})
-        cart = await self._carts.get(cart_id)
-        quote = await self._quote(cart, purchase.currency, purchase.delivery)
-        _refuse(quote, purchase)
+            if (answered := await replaying) is not None:
+                return answered
+            raise QueueFull(headers={"Retry-After": str(await self._watch.relief())})
+        # nearly every key is new: what it costs is asked for at the same time
+        answer, quote = await asyncio.gather(
+            replaying, self._ordered(cart_id, purchase), return_exceptions=True
+        )
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is not None:
+            return answer
+        if isinstance(quote, BaseException):
+            raise quote
         return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote, customer)
 
     async def living_order(self, cart_id: str) -> UUID | None:
@@ -293,6 +301,13 @@ class Checkout:
         if offer is None or offer.withdrawn or not offer.prices:
             raise UnknownPrice(errors=[_not_for_sale(sku)])
         return offer.prices
+
+    async def _ordered(self, cart_id: str, purchase: Purchase) -> Quote:
+        """What the cart costs whoever orders it so, or why it cannot be ordered."""
+        cart = await self._carts.get(cart_id)
+        quote = await self._quote(cart, purchase.currency, purchase.delivery)
+        _refuse(quote, purchase)
+        return quote
 
     async def _quote(self, cart: Cart, currency: str | None, delivery: Delivery) -> Quote:
         offers = await self._projections.offers(cart.lines)

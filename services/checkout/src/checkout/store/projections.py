@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import sqlalchemy as sa
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
@@ -134,25 +135,19 @@ async def _offers(
     connection: AsyncConnection, wanted: Sequence[frozenset[str]]
 ) -> list[dict[str, Offer] | Exception]:
     skus = frozenset().union(*wanted)
-    offers, products = tables.offers.c, tables.products.c
-    prices = await connection.execute(
-        sa.select(offers.sku, offers.prices).where(offers.sku.in_(skus))
-    )
-    known = {sku: Offer(prices=price) for sku, price in prices}
-    names = await connection.execute(
-        sa.select(
-            products.sku,
-            products.name,
-            products.withdrawn,
-            products.weight_g,
-            products.tax_class,
-        ).where(products.sku.in_(skus))
-    )
-    for sku, name, withdrawn, weight, tax_class in names:
-        known[sku] = Offer(
+    known: dict[str, Offer] = {}
+    # one question for both tables; a row has a price, or what a product says
+    for sku, prices, name, withdrawn, weight, tax_class in await connection.execute(
+        _OFFERS, {"skus": list(skus)}
+    ):
+        before = known.get(sku, _UNKNOWN)
+        if prices is not None:
+            known[sku] = structs.replace(before, prices=prices)
+            continue
+        known[sku] = structs.replace(
+            before,
             name=name,
-            prices=known[sku].prices if sku in known else {},
-            withdrawn=withdrawn,
+            withdrawn=bool(withdrawn),
             weight_g=weight or 0,
             tax_class=tax_class,
         )
@@ -181,3 +176,26 @@ def _name(product: str, options: dict[str, str]) -> str:
     if not options:
         return product
     return f"{product} ({', '.join(options.values())})"[:NAME_AT_MOST]
+
+
+_NOTHING = sa.null()
+_UNKNOWN = Offer()
+_SKUS: sa.BindParameter[str] = sa.bindparam("skus", expanding=True)
+_OFFERS = sa.union_all(
+    sa.select(
+        tables.offers.c.sku,
+        tables.offers.c.prices,
+        _NOTHING.label("name"),
+        _NOTHING.label("withdrawn"),
+        _NOTHING.label("weight_g"),
+        _NOTHING.label("tax_class"),
+    ).where(tables.offers.c.sku.in_(_SKUS)),
+    sa.select(
+        tables.products.c.sku,
+        _NOTHING,
+        tables.products.c.name,
+        tables.products.c.withdrawn,
+        tables.products.c.weight_g,
+        tables.products.c.tax_class,
+    ).where(tables.products.c.sku.in_(_SKUS)),
+)

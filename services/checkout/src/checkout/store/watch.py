@@ -50,6 +50,8 @@ class Watch:
         self._looking: asyncio.Task[None] | None = None
         self._open: Sequence[UUID] = []
         self._counted = -COUNT_SECONDS
+        self._backlog = 0
+        self._backlog_at = -COUNT_SECONDS
         self._counting = asyncio.Lock()
         self._left: list[tuple[float, int]] = []
 
@@ -80,11 +82,18 @@ class Watch:
 
     async def backlog(self) -> int:
         """How many orders have not come to their end; a second old at most."""
-        await self._count()
-        return len(self._open)
+        async with self._counting:
+            if monotonic() >= self._backlog_at + COUNT_SECONDS:
+                # who places an order needs no list of those before it
+                query = sa.select(sa.func.count()).where(tables.orders.c.status.in_(OPEN))
+                async with self._database.read() as connection:
+                    self._backlog = await connection.scalar(query) or 0
+                self._backlog_at = monotonic()
+            return self._backlog
 
-    def relief(self) -> int:
+    async def relief(self) -> int:
         """In how many seconds a tenth of the queue may be gone."""
+        await self._count()
         return min(self._eta(len(self._open) // 10 + 1) or 5, 60)
 
     def _eta(self, orders: int) -> int | None:
