@@ -182,11 +182,14 @@ class Shop:
     async def state(self) -> dict[str, Any]:
         """Every key with what it holds; of the ledger what moved units.
 
-        Left out are the marks of events: the holds answer for them.
+        Left out are the marks of events: the holds answer for them; and plans that were replaced:
+        who asks for that past is told how far back it is known.
         """
         found: dict[str, Any] = {}
         for key in await self.keys():
             name = key.removeprefix(self.prefix)
+            if ":plans:" in name:
+                continue
             match await self.redis.type(key):
                 case "hash":
                     found[name] = await self.redis.hgetall(key)

@@ -794,7 +794,7 @@ async def test_boundaries_that_passed_while_nobody_was_awake_are_one_change(
     assert data.valid_until is None
     assert 0 == await redis.zcard(slot.bounds)
     await store.set_prices("chair", [planned(100, None)])
-    assert {"prices", "ver", "since"} == set(await redis.hkeys(slot.price("chair")))
+    assert {"prices", "ver", "since", "first"} == set(await redis.hkeys(slot.price("chair")))
 
 
 async def test_the_ledger_records_whole_what_a_step_has_made(store: StockStore, redis: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from shop_contracts.types import Count, Currency, Minor, Sku, Time
@@ -62,12 +62,35 @@ class PriceEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Priced(Struct, frozen=True, kw_only=True):
-    """The prices of one SKU; in force are those until `valid_until` unless somebody edits them."""
+    """The prices of one SKU; in force are those until `valid_until` unless somebody edits them.
+
+    `known_from` stands where a time was asked for that is before all that is still known.
+    """
 
     sku: Sku
     prices: list[PriceEntry]
     version: Count
     valid_until: Time | None = None
+    known_from: Time | UnsetType = UNSET
+
+
+class Past(Struct, frozen=True, kw_only=True):
+    """The plans of one SKU, each from a time in milliseconds until the next one's, oldest first."""
+
+    first: int | None
+    plans: list[tuple[int, list[PriceEntry]]]
+
+    def at(self, time: datetime) -> tuple[list[PriceEntry], datetime | None] | datetime | None:
+        """The plan that stood then, and until when. None: there was none before the first.
+
+        A time: what stood then is forgotten, that is how far back the plans reach.
+        """
+        ends: datetime | None = None
+        for since, plan in reversed(self.plans):
+            if moment(since) <= time:
+                return plan, ends
+            ends = moment(since)
+        return None if self.first is not None and time < moment(self.first) else ends
 
 
 def duplicates(prices: Sequence[PriceEntry]) -> list[int]:

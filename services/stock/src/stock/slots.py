@@ -48,6 +48,9 @@ class Slot:
     def price(self, sku: str) -> str:
         return f"{self._at}price:{sku}"
 
+    def plans(self, sku: str) -> str:
+        return f"{self._at}plans:{sku}"
+
     def hold(self, name: object) -> str:
         return f"{self._at}r:{name}"
 

@@ -43,6 +43,7 @@ from stock.parts import (
 )
 from stock.prices import (
     MAX_PRICES,
+    Past,
     Priced,
     PriceEntry,
     boundary,
@@ -59,6 +60,7 @@ from stock.slots import CART, PART, Slot, Slots, answering
 from stock.together import Reads
 
 BATCH = 200
+KEPT_PLANS = 50  # of one SKU, behind the one that stands
 
 Step = Literal["commit", "release", "return"]
 Change = Literal["created", "updated", "unchanged"]
@@ -453,19 +455,19 @@ class StockStore:
         )
 
     async def prices(self, skus: Sequence[str], at: datetime | None = None) -> list[Priced]:
-        """What is in force, now or `at` a time, of those SKUs that have been given any prices."""
+        """What is in force, now or `at` a time, of those SKUs that have been given any prices.
+
+        The past is told by the plans that stood then, of which the last KEPT_PLANS are known.
+        """
         now, found = await self._plans(skus)
         when = at or now
-        return [
-            Priced(
-                sku=sku,
-                prices=in_force(plan, when),
-                version=version,
-                valid_until=boundary(plan, when),
-            )
-            for sku, (plan, _, version) in zip(skus, found, strict=True)
+        pasts = await self._pasts(skus) if when < now else [None] * len(skus)
+        priced = [
+            _priced_at(sku, when, plan, version, past)
+            for sku, (plan, _, version), past in zip(skus, found, pasts, strict=True)
             if version
         ]
+        return [each for each in priced if each is not None]
 
     async def edit_prices(
         self, edits: Sequence[tuple[str, How, Sequence[PriceEntry]]], traceparent: str = ""
@@ -671,6 +673,26 @@ class StockStore:
             for plan, prices, ver, _ in found
         ]
 
+    async def _pasts(self, skus: Sequence[str]) -> list[Past]:
+        with answering:
+            pipe = self._redis.pipeline(transaction=False)
+            for sku in skus:
+                slot = self.slots.at(sku)
+                pipe.hmget(slot.price(sku), ("since", "first", "plan", "prices"))
+                pipe.lrange(slot.plans(sku), 0, -1)
+            replies = await pipe.execute()
+        pasts = []
+        for (since, first, plan, prices), before in zip(replies[::2], replies[1::2], strict=True):
+            texts = [*before, f"{since or 0}|{plan or prices or ''}"]
+            each = [text.partition("|") for text in texts]
+            pasts.append(
+                Past(
+                    first=_number(first),
+                    plans=[(int(at), read_prices(flat)) for at, _, flat in each],
+                )
+            )
+        return pasts
+
     async def _write_plans(
         self,
         steps: Sequence[tuple[str, Sequence[PriceEntry], int]],
@@ -689,8 +711,9 @@ class StockStore:
             until = boundary(entries, at)
             args = [sku, version, str(uuids.uuid7()), traceparent]
             args += ["" if plan == prices else plan, prices]
-            args += ["" if until is None else milliseconds(until), int(edited)]
-            calls.append(((slot.price(sku), slot.outbox, slot.bounds, slot.ledger), args))
+            args += ["" if until is None else milliseconds(until), int(edited), KEPT_PLANS]
+            keys = (slot.price(sku), slot.outbox, slot.bounds, slot.ledger, slot.plans(sku))
+            calls.append((keys, args))
         with answering:
             return [reply[0] == "ok" for reply in await self._price.many(calls)]
 
@@ -763,6 +786,25 @@ def _adjusted(sku: str, reply: Sequence[Any]) -> Adjusted:
     outcome, available, reserved, version, low, change = reply
     return Adjusted(
         level(sku, available, reserved, version, _number(low)), outcome == "replay", change
+    )
+
+
+def _priced_at(
+    sku: str, when: datetime, plan: Sequence[PriceEntry], version: int, past: Past | None
+) -> Priced | None:
+    """What holds of the plan, or held by those before it; None where there was no price yet."""
+    stood = (plan, None) if past is None else past.at(when)
+    if stood is None:
+        return None
+    if isinstance(stood, datetime):
+        return Priced(sku=sku, prices=[], version=version, known_from=stood)
+    entries, replaced = stood
+    ends = [end for end in (boundary(entries, when), replaced) if end is not None]
+    return Priced(
+        sku=sku,
+        prices=in_force(entries, when),
+        version=version,
+        valid_until=min(ends, default=None),
     )
 
 
