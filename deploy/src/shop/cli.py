@@ -50,9 +50,14 @@ class Bench(StrEnum):
 
     HTTP = "http"
     EVENTS = "events"
+    HOLDS = "holds"
 
 
-BENCHES = {Bench.HTTP: "http_paths.py", Bench.EVENTS: "events.py"}
+BENCHES = {
+    Bench.HTTP: "http_paths.py",
+    Bench.EVENTS: "events.py",
+    Bench.HOLDS: "holds.py",
+}
 
 ProfileName = Annotated[str, typer.Option("--profile", help="Which stack: shop, test or try.")]
 
@@ -197,10 +202,10 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="How often each candidate runs.")] = 3,
     seconds: Annotated[int, typer.Option(min=1, help="How long each run of http takes.")] = 5,
 ) -> None:
-    """Measure HTTP paths or events beside their peers, on a stack of its own; prints the ratios."""
+    """Measure HTTP paths, events or holds beside their peers, on a stack of its own."""
     setup.install(Stack.open("bench", mariadb=what is Bench.EVENTS), console, bench=True)
     numbers = [f"--rounds={rounds}"]
-    if what is Bench.HTTP:
+    if what is not Bench.EVENTS:
         numbers.append(f"--seconds={seconds}")
     command = [sys.executable, str(ROOT / "bench" / BENCHES[what]), *numbers]
     raise typer.Exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
