@@ -42,7 +42,7 @@ from notify.dispatch import dispatch, sweep
 from notify.mail import mailer
 from notify.sender import Sender, public_session
 
-REDIS_SECONDS = 1.0
+REDIS_SECONDS = 3.0
 REDIS_CONNECTIONS = 32
 LIMIT_SECONDS = 3_600
 """A mailbox or an address gets no more links than it may have within so long."""
