@@ -22,7 +22,7 @@ from shop_contracts.events.base import Fact
 from shop_contracts.events.stock import StockChangedV1
 from shop_contracts.events.stock.stock_changed_v1 import Cause
 
-DEADLINE = 30
+DEADLINE = 60
 WORK = topology.queue("search", "stock")
 SKUS = [f"P-{n}" for n in range(40)]
 Seen = list[tuple[str, int]]
