@@ -371,7 +371,7 @@ async def main(stack: Stack, jars: Path, console: Console, *, rounds: int, count
         rounds,
     )
     for one in books.values():
-        await one.prepare()
+        await one.forget()
         await one.close()
 
     show(

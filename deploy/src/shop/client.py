@@ -6,13 +6,14 @@ The demo and the whole-system tests are written with it.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 
 import aiohttp
 
-from bus.replay import Logged, follow
+from bus import replay
+from bus.replay import Logged
 from shop.profiles import Profile
 from shop.secrets import api_key
 from shop.servers import SERVICES, amqp
@@ -20,7 +21,6 @@ from shop.servers import SERVICES, amqp
 T = TypeVar("T")
 
 DEADLINE_SECONDS = 30.0
-QUIET_SECONDS = 1.0
 ENDED = frozenset({"confirmed", "cancelled"})
 
 
@@ -150,22 +150,9 @@ class ShopClient:
 
     async def events(self, owner: str, since: int) -> list[Logged]:
         """The events of `owner` from that place in its stream to its end."""
-        return [logged async for logged in self._quiet(owner, since)]
+        stop = await replay.end(self.broker_url, owner)
+        return [one async for one in replay.until(self.broker_url, owner, since, stop)]
 
     async def end_of(self, owner: str) -> int:
         """The place in the owner's stream where the next event will stand."""
-        last = -1
-        async for logged in self._quiet(owner, "last"):
-            last = logged.offset
-        return last + 1
-
-    async def _quiet(self, owner: str, since: str | int) -> AsyncIterator[Logged]:
-        """The stream from `since` until nothing has come for a second."""
-        async with aclosing(follow(self.broker_url, owner, since)) as stream:
-            while True:
-                try:
-                    async with asyncio.timeout(QUIET_SECONDS):
-                        logged = await anext(stream)
-                except TimeoutError:
-                    return
-                yield logged
+        return await replay.end(self.broker_url, owner)

@@ -59,6 +59,7 @@ class Ledger(Protocol):
     outbox: Outbox
 
     async def prepare(self) -> None: ...
+    async def forget(self) -> None: ...
     async def close(self) -> None: ...
 
     async def raise_levels(self, skus: Sequence[str]) -> dict[str, int]:
@@ -100,9 +101,13 @@ class SqlLedger:
         self.outbox: Outbox = sql.SqlOutbox(self._engine, self._outbox)
 
     async def prepare(self) -> None:
+        await self.forget()
+        async with self._engine.begin() as connection:
+            await connection.run_sync(self._metadata.create_all)
+
+    async def forget(self) -> None:
         async with self._engine.begin() as connection:
             await connection.run_sync(self._metadata.drop_all)
-            await connection.run_sync(self._metadata.create_all)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -206,6 +211,9 @@ end
         return change(fields["sku"], int(fields["version"]), UUID(fields["id"]))
 
     async def prepare(self) -> None:
+        await self.forget()
+
+    async def forget(self) -> None:
         found = [key async for key in self._redis.scan_iter(f"{self._slot}*", count=1_000)]
         for start in range(0, len(found), 1_000):
             await self._redis.unlink(*found[start : start + 1_000])
@@ -247,14 +255,18 @@ class ElasticLedger:
         self.outbox: Outbox = ElasticOutbox(self._client, self._level)
 
     async def prepare(self) -> None:
+        await self.forget()
         number = {"type": "integer"}
         for index, properties in (
             (self._level, {"version": number, **MAPPING}),
             (self._effect, dict.fromkeys(("times", "last", "disorder"), number)),
         ):
-            await self._client.options(ignore_status=404).indices.delete(index=index)
             mappings = {"dynamic": "strict", "properties": properties}
             await self._client.indices.create(index=index, mappings=mappings)
+
+    async def forget(self) -> None:
+        for index in (self._level, self._effect):
+            await self._client.options(ignore_status=404).indices.delete(index=index)
 
     async def close(self) -> None:
         await self._client.close()
