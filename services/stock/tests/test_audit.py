@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from chassis import telemetry
 from chassis.database import Database
 from stock import tables
 from stock.auditor import KINDS, Auditor, Bounds
@@ -111,10 +110,22 @@ async def test_counters_that_differ_are_put_right_and_told(quiet: Any, sql: Data
     assert 2 == len(await audits(sql))
 
 
+class Gauge:
+    """What a metric says, by kind."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, int] = {}
+
+    def set(self, value: int, labels: dict[str, str]) -> None:
+        self.now[labels["kind"]] = value
+
+
 async def test_beyond_the_bound_nothing_is_changed_and_the_metric_says_so(
-    quiet: Any, sql: Database
+    quiet: Any, sql: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    telemetry.setup("test")
+    drift, units = Gauge(), Gauge()
+    monkeypatch.setattr("stock.auditor._drift", drift)
+    monkeypatch.setattr("stock.auditor._drift_units", units)
     slot = quiet.store.slots[0]
     await quiet.redis.hset(slot.quantity("chair"), "avail", "500")
     before = await quiet.state()
@@ -125,9 +136,12 @@ async def test_beyond_the_bound_nothing_is_changed_and_the_metric_says_so(
 
     assert before == await quiet.state()
     assert [("level", "chair", "refused")] == await audits(sql)
-    assert 495 == next(iter(audit_.drifts.values())).units
+    others = dict.fromkeys(KINDS, 0)
+    assert others | {"level": 1} == drift.now
+    assert others | {"level": 495} == units.now
     await quiet.redis.hset(slot.quantity("chair"), "avail", "5")
     assert {} == await audit(audit_)
+    assert others == drift.now
 
 
 async def test_only_so_many_are_repaired_in_a_round(quiet: Any, sql: Database) -> None:
