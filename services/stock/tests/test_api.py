@@ -460,6 +460,12 @@ async def test_a_malformed_idempotency_key_is_refused(
         ("GET", "/prices?sku=a&colour=red", 400),
         ("GET", "/prices?sku=a&at=noon", 400),
         ("GET", "/reservations/1", 404),
+        ("GET", "/stock/bulk", 405),
+        ("PUT", "/prices/bulk", 405),
+        ("GET", "/stock/bulk/00", 404),
+        ("GET", f"/prices/bulk/{'0' * 24}", 404),
+        ("GET", f"/stock/bulk/{'0' * 24}/results", 404),
+        ("GET", f"/stock/bulk/{'0' * 24}/results?after=-1", 400),
         ("GET", "/prices?" + "&".join(f"sku=s{i}" for i in range(101)), 400),
     ],
 )
