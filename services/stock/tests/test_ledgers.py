@@ -14,7 +14,7 @@ from stock.ledgers import Ledgers
 from stock.settings import Settings
 from stock.store import StockStore
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 
 async def hear(moved: Any, *wanted: str | None) -> None:
