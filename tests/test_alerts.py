@@ -22,7 +22,7 @@ async def test_a_shopper_is_told_that_a_product_is_back_and_can_stop_by_the_link
         await shop.send("POST", "/api/alerts", wish, status=202)
 
     async def mails() -> list[EmailMessage]:
-        folder = native.profile.folder("stock", "var", "spool", "mail")
+        folder = native.profile.folder("mails", "stock")
         found = [
             email.message_from_bytes(path.read_bytes(), policy=policy)
             for path in folder.glob("*.eml")
