@@ -12,8 +12,10 @@ from shop.profiles import ROOT
 from shop.stack import Stack
 
 TOOLS = ROOT / ".venv" / "bin"
+PACKAGES = ["contracts", "libs", "services", "deploy", "edge"]
 WHOLE = ROOT / "tests"
-PARTS = ["tests", "contracts", "libs", "services", "deploy", "edge"]
+FAULTS = WHOLE / "faults"  # on stacks of their own, which may break
+PARTS = [WHOLE, FAULTS, *(ROOT / part for part in PACKAGES)]
 SPREAD = ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile"]
 NOTHING_CHOSEN = 5  # pytest's code for a run without a test
 CHECKS = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]]
@@ -43,12 +45,16 @@ class Choice(Struct, frozen=True, kw_only=True):
         """The calls of pytest: first the whole shop, which has its stores to itself, then the rest.
 
         The rest runs on all cores, a file at a time: a file's session has keys, indices and a
-        virtual host of its own.
+        virtual host of its own, or a whole stack where it breaks one.
         """
-        paths = self.paths or [ROOT / path for path in PARTS]
-        whole = [path for path in paths if path.is_relative_to(WHOLE)]
-        parts = [path for path in paths if path not in whole]
-        alone = [] if self.unit else [["pytest", *map(str, whole)]] * bool(whole)
+        paths = [*self.paths, *([FAULTS] * (WHOLE in self.paths))] or PARTS
+        parts = [
+            path for path in paths if path.is_relative_to(FAULTS) or not path.is_relative_to(WHOLE)
+        ]
+        whole = [path for path in paths if path not in parts]
+        alone = (
+            [] if self.unit else [["pytest", *map(str, whole), f"--ignore={FAULTS}"]] * bool(whole)
+        )
         draws = "random" if self.long else "everyday"
         return [
             [*run, "-m", self.marks(), f"--hypothesis-profile={draws}"]
