@@ -219,7 +219,7 @@ BREAKING = [
     ),
     Plant(
         "a bound is loosened",
-        (("types.py", "le=1_000_000", "le=2_000_000"),),
+        (("types.py", "le=1_000_000)]", "le=2_000_000)]"),),
         "bound",
         "category.changed.v1",
         "/$defs/CategoryChangedV1/properties/position/maximum",
@@ -482,10 +482,13 @@ COMPATIBLE = [
             (
                 catalog("product_published"),
                 "    barcode: Text",
-                "    weight_g: Position | None = None\n    barcode: Text",
+                "    height_mm: Grams | None = None\n    barcode: Text",
             ),
-            (catalog("product_published"), "LongText, ", "LongText, Position, "),
-            minor(catalog("product_published"), "product_id"),
+            (
+                catalog("product_published"),
+                "MINOR: ClassVar[int] = 0 and 1",
+                "MINOR: ClassVar[int] = 1",
+            ),
         ),
         "field-added",
         "product.published.v1",

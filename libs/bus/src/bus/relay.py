@@ -40,6 +40,8 @@ _sunset = meter.create_gauge(
 BATCH = 500
 STORE_SECONDS = 30
 OBSERVE_SECONDS = 1.0
+RECORDED_SECONDS = 30.0
+RECORDED_PAUSE_SECONDS = 0.1
 
 
 async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
@@ -51,6 +53,7 @@ async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
             try:
                 async with connected(broker_url, f"{owner} relay") as connection:
                     await _lease(connection, owner)
+                    await _recorded(connection, owner)
                     async with asyncio.timeout(CONNECT_SECONDS):
                         publisher = await Publisher.open(connection, topology.exchange(owner))
                     log.info("relay of %s holds the lease", owner)
@@ -87,6 +90,34 @@ async def _lease(connection: AbstractConnection, owner: str) -> None:
         else:
             failpoints.reach(f"{owner}.relay.leased")
             return
+
+
+async def _recorded(connection: AbstractConnection, owner: str) -> None:
+    """Wait until the owner's stream takes what is published; it can be read from then on.
+
+    A broker that has just started, or just lost a node, takes messages before the writer of a
+    stream is up again, and confirms them though the stream never gets them. Raises one of
+    `BROKER_ERRORS` when the stream stays away: a relay then tries another node.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + RECORDED_SECONDS
+    while True:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS), connection.channel() as channel:
+                await channel.set_qos(prefetch_count=1)
+                queue = await channel.get_queue(topology.log(owner), ensure=False)
+                tag = await queue.consume(_unread, arguments={"x-stream-offset": "next"})
+                await queue.cancel(tag)
+                return
+        except BROKER_ERRORS as error:
+            if connection.is_closed or loop.time() > end:
+                raise
+            log.info("the stream of %s is not there yet: %r", owner, error)
+        await asyncio.sleep(RECORDED_PAUSE_SECONDS)
+
+
+async def _unread(_: object) -> None:
+    """What the stream has is not asked for here."""
 
 
 async def _forward(publisher: Publisher, owner: str, outbox: Outbox) -> None:

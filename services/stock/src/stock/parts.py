@@ -10,7 +10,9 @@ what the home has decided, he raises its fence, so that a decision that was coun
 it was is refused, and made anew.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import asyncio
+import random
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +26,8 @@ from stock.slots import CART, PART, Slot, Slots
 
 DAY_MS = 86_400_000
 KEEP_MS = 30 * DAY_MS  # of inbox markers and of ended holds: longer than any replay
+FEW_PASSES = 3
+PART_SECONDS = 0.02
 MAX_PASSES = 1_000  # of one step, each behind 100 holds that were over, or a change meanwhile
 TAKE_MS = 10_000  # until a part is looked after that its home may never have decided on
 LATER_MS = 1_000  # after the end of its home's hold a part is looked after again
@@ -99,7 +103,7 @@ class Parts:
         self, slot: Slot, script: Script, keys: Sequence[str], args: Sequence[Any]
     ) -> list[Any]:
         """The script's answer; holds that are over and in its way are ended first."""
-        for _ in range(MAX_PASSES):
+        async for _ in passes():
             reply = await script(keys, args)
             if reply[0] != "due":
                 return list(reply)
@@ -175,7 +179,7 @@ class Parts:
         """Let the part have at least those units; how many are free of each SKU that is short."""
         part = PART + name
         version, has = 0, dict[str, int]()
-        for _ in range(MAX_PASSES):
+        async for _ in passes():
             lines = [
                 (sku, max(wanted.get(sku, 0), has.get(sku, 0)), has.get(sku, 0))
                 for sku in sorted(wanted.keys() | has.keys())
@@ -205,7 +209,7 @@ class Parts:
         """Let one part follow; how many holds ended on the way."""
         home, part = self._slots.home(name), PART + name
         ended = 0
-        for _ in range(MAX_PASSES):
+        async for _ in passes():
             has = await self._redis.hgetall(slot.hold(part))
             if has.get("state") not in {"held", "committed"}:
                 if indexed:
@@ -272,6 +276,14 @@ class Parts:
             ],
         )
         return str(reply[0])
+
+
+async def passes() -> AsyncIterator[int]:
+    """Tries at what others change meanwhile; after a few each waits a little, so that they part."""
+    for tried in range(MAX_PASSES):
+        if tried > FEW_PASSES:
+            await asyncio.sleep(random.uniform(0, PART_SECONDS))  # noqa: S311 - jitter
+        yield tried
 
 
 RESTLESS = "The reservation changes all the time."

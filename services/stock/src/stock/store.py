@@ -28,7 +28,6 @@ from shop_contracts.types import Line
 from stock.domain import Action, Adjust, Level, Movement, Reservation, level, merged
 from stock.parts import (
     KEEP_MS,
-    MAX_PASSES,
     RESTLESS,
     Parts,
     Taken,
@@ -36,6 +35,7 @@ from stock.parts import (
     ask_time,
     clock,
     held,
+    passes,
     time,
 )
 from stock.parts import (
@@ -267,7 +267,7 @@ class StockStore:
         if taking is not None and len(self.slots) > 1:
             await self._hand_over(taking, traceparent)
             taking = None
-        for _ in range(MAX_PASSES):
+        async for _ in passes():
             cart, given = await self._given(home, taking)
             changes = _changes(wanted, given)
             args: list[Any] = [name, str(cause), str(derived_id(cause, "reservation"))]
@@ -301,7 +301,7 @@ class StockStore:
         wanted, name = merged(lines), _cart(reservation)
         home = self.slots.home(name)
         hold_ms = seconds * 1000 if seconds else self._hold_ms
-        for _ in range(MAX_PASSES):
+        async for _ in passes():
             now, given = await self._given(home, reservation)
             if now.state == "taken":
                 raise HoldTaken
@@ -387,7 +387,7 @@ class StockStore:
         keys = self._parts.keys(home, name, changes, marker=cause)
         taken = Taken()
         with answering:
-            for _ in range(MAX_PASSES):
+            async for _ in passes():
                 flat = self._parts.flat(name, cause, changes, taken.there)
                 reply = await self._parts.decide(
                     home, self._parts.finishing, keys, [*args, taken.fence, *flat]
@@ -478,7 +478,7 @@ class StockStore:
         """
         changes: list[Edited] = ["unchanged"] * len(edits)
         left = list(range(len(edits)))
-        for _ in range(MAX_PASSES):
+        async for _ in passes():
             if not left:
                 return changes
             # An edit of a SKU is computed from the version that the one before it has made.
@@ -631,7 +631,7 @@ class StockStore:
         """What became of a cart's hold that was to end now."""
         name = _cart(reservation)
         home = self.slots.home(name)
-        for _ in range(MAX_PASSES):
+        async for _ in passes():
             now, given = await self._given(home, reservation)
             if now.state != "held":
                 return now.state
