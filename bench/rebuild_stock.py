@@ -114,7 +114,7 @@ async def main(options: argparse.Namespace, console: Console) -> None:
         folder = Path(name)
         url = options.database_url or f"sqlite+aiosqlite:///{folder / 'stock.sqlite'}"
         async with server(folder) as settings, database(url) as sql, connect(settings) as redis:
-            await schema.migrate(sql)
+            await schema.HISTORY.migrate(sql)
             raw = await limit(redis, options.skus * 2)
             store, journal = StockStore(redis), Journal(sql)
             books = Bookkeeper(redis, store.slots, journal, keep_ms=WEEK_MS)

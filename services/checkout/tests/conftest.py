@@ -31,7 +31,7 @@ from checkout.store import tables
 from checkout.store.carts import Carts
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
-from checkout.store.schema import migrate
+from checkout.store.schema import HISTORY
 from notify import mail
 from shop_contracts.envelope import Event, new
 from shop_contracts.events.base import Fact
@@ -169,7 +169,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     if request.param == "sqlite":
         engine = engine_for(f"sqlite+aiosqlite:///{tmp_path}/checkout.sqlite3")
         database = Database(engine)
-        await migrate(database)
+        await HISTORY.migrate(database)
         yield database
         await engine.dispose()
         return
@@ -181,7 +181,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         await connection.execute(sa.text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
     engine = engine_for(sa.make_url(url).set(database=name).render_as_string(hide_password=False))
     database = Database(engine)
-    await migrate(database)
+    await HISTORY.migrate(database)
     yield database
     await engine.dispose()
     async with admin.begin() as connection:
@@ -227,7 +227,7 @@ async def carts(settings: Settings) -> AsyncIterator[Carts]:
 async def own(settings: Settings) -> AsyncIterator[Database]:
     """The database of the service that `client` talks to."""
     async with chassis.database.database(settings.database_url) as database:
-        await migrate(database)
+        await HISTORY.migrate(database)
         yield database
 
 

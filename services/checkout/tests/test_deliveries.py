@@ -20,7 +20,7 @@ from checkout.store import tables
 from checkout.store.after import After
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
-from checkout.store.schema import migrate
+from checkout.store.schema import HISTORY
 from checkout.worker import CATALOG_HANDLERS, STOCK_HANDLERS, Work
 from shop_contracts import envelope
 from shop_contracts.envelope import Event, derived_id
@@ -183,7 +183,7 @@ async def ends(plan: Sequence[str], chance: random.Random | None) -> Any:
         engine = engine_for(f"sqlite+aiosqlite:///{Path(folder)}/checkout.sqlite3")
         try:
             database = Database(engine)
-            await migrate(database)
+            await HISTORY.migrate(database)
             return await Course(database, plan, chance).end()
         finally:
             await engine.dispose()

@@ -28,7 +28,7 @@ from checkout.store import tables
 from checkout.store.orders import Orders
 from checkout.store.problems import AlreadyOrdered, IdempotencyKeyReused
 from checkout.store.projections import Projections
-from checkout.store.schema import migrate
+from checkout.store.schema import HISTORY
 from checkout.store.sheet import UnknownOrder
 from shop_contracts.envelope import Event, new
 from shop_contracts.events.base import Fact
@@ -344,7 +344,7 @@ async def test_personal_data_stands_in_one_table_and_in_no_event(
 
 
 async def test_the_schema_can_be_created_again(database: Database, orders: Orders) -> None:
-    await migrate(database)
+    await HISTORY.migrate(database)
 
     assert await orders.order(uuid4()) is None
 

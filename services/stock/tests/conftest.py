@@ -117,7 +117,7 @@ async def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with all tables, to be copied."""
     path = tmp_path_factory.mktemp("sql") / "stock.sqlite"
     async with database(f"sqlite+aiosqlite:///{path}") as opened:
-        await schema.migrate(opened)
+        await schema.HISTORY.migrate(opened)
     return path
 
 
@@ -131,7 +131,7 @@ async def mariadb_url(stack: Stack) -> AsyncIterator[str]:
     async with database(stack.mariadb_url) as server:
         await _run(server, f"CREATE DATABASE {name}")
         async with database(own) as opened:
-            await schema.migrate(opened)
+            await schema.HISTORY.migrate(opened)
         yield own
         await _run(server, f"DROP DATABASE {name}")
 

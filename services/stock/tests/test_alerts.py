@@ -47,7 +47,7 @@ async def config(settings: Settings, tmp_path: Path) -> Settings:
     keys.write_bytes(msgspec.json.encode({"w": {"sha256": hashed, "scopes": ["stock:write"]}}))
     url = f"sqlite+aiosqlite:///{tmp_path / 'stock.sqlite3'}"
     async with database(url) as sql:
-        await schema.migrate(sql)
+        await schema.HISTORY.migrate(sql)
     return msgspec.structs.replace(
         settings,
         api_keys_file=str(keys),

@@ -26,7 +26,7 @@ async def test_the_migrations_lead_to_the_tables_of_the_code(sql: Database) -> N
 
 
 async def test_a_second_migration_changes_nothing_and_several_take_turns(sql: Database) -> None:
-    await asyncio.gather(*(schema.migrate(sql) for _ in range(3)))
+    await asyncio.gather(*(schema.HISTORY.migrate(sql) for _ in range(3)))
 
     async with sql.read() as connection:
         assert 1 == len((await connection.execute(sa.text("SELECT * FROM alembic_version"))).all())
@@ -38,7 +38,7 @@ async def test_a_database_from_before_there_were_versions_is_adopted(sql: Databa
         for table in tables.JOURNAL:
             await connection.run_sync(table.drop)
 
-    await schema.migrate(sql)
+    await schema.HISTORY.migrate(sql)
 
     async with sql.engine.connect() as connection:
         names = await connection.run_sync(lambda bound: sa.inspect(bound).get_table_names())

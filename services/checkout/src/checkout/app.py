@@ -206,7 +206,7 @@ async def notifier() -> None:
 async def migrate() -> None:
     """Bring the schema up to date; a second run changes nothing."""
     async with database(_settings().database_url) as sql:
-        await schema.migrate(sql)
+        await schema.HISTORY.migrate(sql)
 
 
 def shop(settings: Settings) -> Shop:

@@ -227,7 +227,7 @@ async def journal() -> None:
 async def migrate() -> None:
     """Bring the database's schema up to date; a second run changes nothing."""
     async with database(_settings().database_url) as sql:
-        await schema.migrate(sql)
+        await schema.HISTORY.migrate(sql)
 
 
 async def rebuild() -> None:

@@ -1,1 +1,1 @@
-"""The schema's history, run by Alembic from code: `Database.migrate` is the only way in."""
+"""The schema's history, run by Alembic from code: `schema.HISTORY` is the only way in."""

@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection that `Database.migrate` holds."""
+"""What Alembic runs: the migrations, on the connection that `chassis.schema` holds."""
 
 from alembic import context
 
