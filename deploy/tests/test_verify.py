@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from msgspec import structs
 
-from checkout.domain import plain
+from checkout.quotes import plain
 from shop.followed import Followed, Refund
 from shop.verify import Books, Coupon, Hold, Money, Order, Units, breaches
 from shop_contracts.types import PricedLine

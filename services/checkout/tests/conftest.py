@@ -24,8 +24,10 @@ import payments.settings
 from bus.sql import SqlOutbox
 from chassis.database import Database, engine_for
 from checkout import app
-from checkout.domain import Approved, Means, Offer, Purchase, Quote, Timers, quote
+from checkout.domain import Approved, Timers
 from checkout.provider.stripe import Stripe
+from checkout.purchase import Means, Purchase
+from checkout.quotes import Offer, Quote, quote
 from checkout.settings import Settings
 from checkout.store import tables
 from checkout.store.carts import Carts

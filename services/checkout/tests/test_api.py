@@ -15,7 +15,8 @@ from openapi_spec_validator import validate
 
 from chassis.database import Database
 from checkout import app
-from checkout.domain import CancelRequested, Purchase, Timers
+from checkout.domain import CancelRequested, Timers
+from checkout.purchase import Purchase
 from checkout.settings import Settings
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections

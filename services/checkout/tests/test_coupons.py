@@ -16,15 +16,9 @@ from msgspec import structs
 from chassis.database import Database
 from checkout import app
 from checkout.coupons import CartCoupon, Coupon, CouponTerms, Why, new_code
-from checkout.domain import (
-    CancelRequested,
-    Means,
-    Offer,
-    Purchase,
-    Quote,
-    Timers,
-    quote,
-)
+from checkout.domain import CancelRequested, Timers
+from checkout.purchase import Means, Purchase
+from checkout.quotes import Offer, Quote, quote
 from checkout.settings import Settings
 from checkout.store import tables
 from checkout.store.coupons import Coupons

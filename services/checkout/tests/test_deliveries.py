@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from bus.sql import SqlOutbox
 from chassis.database import Database, engine_for
-from checkout.domain import Approved, Means, Offer, Op, Purchase, Refused, Timers, quote
+from checkout.domain import Approved, Op, Refused, Timers
+from checkout.purchase import Means, Purchase
+from checkout.quotes import Offer, quote
 from checkout.store import tables
 from checkout.store.after import After
 from checkout.store.orders import Orders

@@ -15,15 +15,14 @@ from checkout.domain import (
     Cause,
     DeadlinePassed,
     Decision,
-    Offer,
     Op,
     Order,
     Status,
     Stay,
     Timers,
     decide,
-    quote,
 )
+from checkout.quotes import Offer, quote
 from shop_contracts.events.checkout import (
     OrderAuthorisedV1,
     OrderCancelledV1,

@@ -9,8 +9,8 @@ import pypdfium2 as pdfium
 import pytest
 
 from checkout import drawing, invoice, seller
-from checkout.domain import Address
 from checkout.invoice import Buyer, Document
+from checkout.purchase import Address
 from checkout.rules import Rules, parse
 from checkout.seller import SellerError
 from checkout.totals import Discount, Item, breakdown

@@ -19,8 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
 from checkout import drawing, letters
-from checkout.domain import Approved, CancelRequested, Order, Status, Timers, plain
+from checkout.domain import Approved, CancelRequested, Order, Status, Timers
 from checkout.letters import Shop
+from checkout.quotes import plain
 from checkout.settings import Settings
 from checkout.store import mails, tables
 from checkout.store.orders import Orders

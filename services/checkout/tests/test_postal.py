@@ -4,8 +4,8 @@ import pytest
 from msgspec import structs
 
 from chassis.problems import Invalid
-from checkout.domain import Address
 from checkout.postal import COUNTRIES, checked
+from checkout.purchase import Address
 
 HOME = Address(street="Domstraße 1", city="Köln", postcode="50667", country="DE")
 

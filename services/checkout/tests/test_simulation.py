@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 from msgspec import Struct, structs
 
-from checkout import after, domain
+from checkout import after, domain, quotes
 from checkout.after import Back, Refund, RefundState, RefundWanted, Shipment, ShipmentWanted, Units
 from checkout.domain import (
     Approved,
@@ -454,7 +454,7 @@ class World:
         row = self.rows[order_id]
         if read.status is not Status.CONFIRMED or read.version != self.version_of(row, read):
             return
-        paid = after.paid(domain.plain(row.order.lines, "EUR"))
+        paid = after.paid(quotes.plain(row.order.lines, "EUR"))
         qty = random.randrange(1, 4)
         new_id = UUID(int=random.randrange(2**64))
         if random.random() < 0.5:

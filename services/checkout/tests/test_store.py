@@ -17,13 +17,13 @@ from checkout.domain import (
     Asked,
     CancelRequested,
     DeadlinePassed,
-    Offer,
     Op,
     Refused,
     Status,
     Stay,
     Timers,
 )
+from checkout.quotes import Offer
 from checkout.store import tables
 from checkout.store.orders import Orders
 from checkout.store.problems import AlreadyOrdered, IdempotencyKeyReused

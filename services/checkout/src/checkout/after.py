@@ -13,7 +13,8 @@ from uuid import UUID
 
 from msgspec import Meta, Struct, structs
 
-from checkout.domain import MAX_LINES, Order, Qty
+from checkout.domain import Order
+from checkout.quotes import MAX_LINES, Qty
 from checkout.totals import Breakdown
 from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
 from shop_contracts.events.checkout.order_refunded_v1 import RefundReason

@@ -18,9 +18,10 @@ from chassis.problems import (
 )
 from chassis.process import stopping
 from checkout import visitor
-from checkout.domain import Delivery, Purchase, Qty
 from checkout.provider import BadWebhook
 from checkout.provider.stripe import read_webhook
+from checkout.purchase import Purchase
+from checkout.quotes import Delivery, Qty
 from checkout.rules import Country
 from checkout.store.checkout import CartView, Checkout, ShippingView
 from checkout.store.placing import Acceptance, Accepted

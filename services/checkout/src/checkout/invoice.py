@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from babel import Locale
 from msgspec import Struct
 
-from checkout.domain import Address
+from checkout.purchase import Address
 from checkout.seller import Language, Seller, day
 from checkout.totals import Breakdown, TaxAmounts
 

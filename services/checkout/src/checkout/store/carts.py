@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chassis.problems import NotFound, PreconditionFailed, Unavailable
-from checkout.domain import MAX_LINES, MAX_QTY, Cart
+from checkout.quotes import MAX_LINES, MAX_QTY, Cart
 from checkout.store.problems import CartFull
 from shop_contracts.types import PricedLine
 

@@ -14,18 +14,11 @@ import msgspec
 from msgspec import Struct, structs
 
 from chassis.problems import Fault, NotFound
-from checkout import domain
+from checkout import quotes
 from checkout.coupons import CartCoupon, Why, spelled
-from checkout.domain import (
-    ANYWHERE,
-    CancelRequested,
-    Cart,
-    CartLine,
-    Delivery,
-    Purchase,
-    Quote,
-    Stay,
-)
+from checkout.domain import CancelRequested, Stay
+from checkout.purchase import Purchase
+from checkout.quotes import ANYWHERE, Cart, CartLine, Delivery, Quote
 from checkout.rules import Rules
 from checkout.store.carts import Carts, Merge, is_a_customers
 from checkout.store.coupons import Coupons
@@ -312,7 +305,7 @@ class Checkout:
     async def _quote(self, cart: Cart, currency: str | None, delivery: Delivery) -> Quote:
         offers = await self._projections.offers(cart.lines)
         quoted = partial(
-            domain.quote,
+            quotes.quote,
             cart.lines,
             offers,
             seen=cart.seen,

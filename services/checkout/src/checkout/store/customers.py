@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
 from chassis.problems import NotFound
-from checkout.domain import Address, Asked, Status
+from checkout.domain import Asked, Status
+from checkout.purchase import Address
 from checkout.store import mails, rows, tables
 from checkout.store.problems import AddressBookFull, LinkIsOver
 from checkout.store.rows import OrderView

@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from chassis.database import Database, LostRace
 from checkout import invoice
 from checkout.credit import credit_note
-from checkout.domain import Address
 from checkout.invoice import SERIES, Buyer, Document, Kind
 from checkout.letters import Shop
+from checkout.purchase import Address
 from checkout.seller import Seller
 from checkout.seller import day as day_of
 from checkout.store import mails, parcels, rows, tables

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 import uuid_utils.compat as uuids
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from checkout.domain import Order, plain
+from checkout.domain import Order
 from checkout.invoice import Document, language_of
 from checkout.letters import Letter, Shop, ended, invoice, refunded, shipped
+from checkout.quotes import plain
 from checkout.store import tables
 from notify import book, mail
 from notify.mail import Attachment

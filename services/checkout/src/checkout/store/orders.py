@@ -20,8 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from chassis import telemetry
 from chassis.database import Database
 from checkout import domain
-from checkout.domain import Answer, Cause, Decision, Order, Purchase, Quote, Status, Timers
+from checkout.domain import Answer, Cause, Decision, Order, Status, Timers
 from checkout.letters import ANY_SHOP, Shop
+from checkout.purchase import Purchase
+from checkout.quotes import Quote
 from checkout.store import payments, rows, tables
 from checkout.store import placing as placing_
 from checkout.store.group import Group

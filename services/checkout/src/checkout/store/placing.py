@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bus import sql
 from checkout import domain
-from checkout.domain import Order, Purchase, Status
+from checkout.domain import Order, Status
+from checkout.purchase import Purchase
 from checkout.store import coupons, rows, tables
 from checkout.store.coupons import Use
 from checkout.store.problems import CouponRefused

@@ -8,7 +8,7 @@ from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
-from checkout.domain import Offer
+from checkout.quotes import Offer
 from checkout.store import tables
 from checkout.store.group import Group
 from shop_contracts.envelope import Event

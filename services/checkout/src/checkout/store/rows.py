@@ -11,7 +11,7 @@ import uuid_utils.compat as uuids
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from checkout import after, domain
+from checkout import after, quotes
 from checkout.after import Fulfilment, Refund, RefundState, Shipment
 from checkout.domain import Asked, Op, Order, Status
 from checkout.store import parcels, tables
@@ -121,7 +121,7 @@ async def breakdown_of(connection: AsyncConnection, order: Order) -> Breakdown:
     """All amounts of the order; one from before they were kept had nothing but its lines."""
     query = sa.select(tables.orders.c.breakdown).where(tables.orders.c.id == order.id)
     kept: Breakdown | None = await connection.scalar(query)
-    return kept or domain.plain(order.lines, order.currency)
+    return kept or quotes.plain(order.lines, order.currency)
 
 
 async def view(connection: AsyncConnection, order_id: UUID) -> OrderView | None:

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 import notify.tables
 from bus.sql import inbox_table, outbox_table
 from chassis.database import UtcTime, exact
-from checkout.domain import MAX_QTY, Asked, Op, Status
+from checkout.domain import Asked, Op, Status
+from checkout.quotes import MAX_QTY
 from checkout.totals import Breakdown
 from shop_contracts.events.checkout.order_cancelled_v1 import CancelReason
 
