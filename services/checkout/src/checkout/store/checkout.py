@@ -1,6 +1,5 @@
 """What a shopper does: look at a cart with its prices, and order it. Knows no HTTP and no SQL."""
 
-import asyncio
 import hashlib
 import re
 from contextlib import suppress
@@ -13,7 +12,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct, structs
 
-from chassis.problems import Fault, NotFound
+from chassis.problems import Fault, NotFound, Problem
 from checkout import quotes
 from checkout.coupons import CartCoupon, Why, spelled
 from checkout.domain import CancelRequested, Stay
@@ -216,21 +215,16 @@ class Checkout:
         if known is None:
             raise IdempotencyKeyRequired
         fingerprint = hashlib.sha256(msgspec.json.encode(purchase)).digest()
-        replaying = self._orders.replay(cart_id, known[1], fingerprint)
-        if await self._watch.backlog() >= self._queue_limit:
-            if (answered := await replaying) is not None:
-                return answered
-            raise QueueFull(headers={"Retry-After": str(await self._watch.relief())})
-        # nearly every key is new: what it costs is asked for at the same time
-        answer, quote = await asyncio.gather(
-            replaying, self._ordered(cart_id, purchase), return_exceptions=True
-        )
-        if isinstance(answer, BaseException):
-            raise answer
-        if answer is not None:
-            return answer
-        if isinstance(quote, BaseException):
-            raise quote
+        try:
+            if await self._watch.backlog() >= self._queue_limit:
+                raise QueueFull(headers={"Retry-After": str(await self._watch.relief())})
+            quote = await self._ordered(cart_id, purchase)
+        except Problem:
+            # nearly every key is new: whether it was answered before is asked when it matters
+            answered = await self._orders.replay(cart_id, known[1], fingerprint)
+            if answered is None:
+                raise
+            return answered
         return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote, customer)
 
     async def living_order(self, cart_id: str) -> UUID | None:

@@ -58,12 +58,13 @@ class Orders:
 
     async def replay(self, cart_id: str, key: str, fingerprint: bytes) -> Accepted | None:
         """The answer already given under this key. Raises IdempotencyKeyReused."""
-        row = await self._replaying.do((cart_id, key))
-        if row is None:
+        answer = await self._replaying.do((cart_id, key))
+        if answer is None:
             return None
-        if row.fingerprint != fingerprint:
-            raise IdempotencyKeyReused
-        return Accepted(order_id=row.order_id, body=row.body, replayed=True)
+        accepted = placing_.again(answer, fingerprint)
+        if isinstance(accepted, IdempotencyKeyReused):
+            raise accepted
+        return accepted
 
     async def place(
         self,
@@ -76,7 +77,8 @@ class Orders:
     ) -> Accepted:
         """Make the order durable with its event and its answer, once per key and per cart.
 
-        It is the customer's, or a guest's. The quote must have a total.
+        It is the customer's, or a guest's. The quote must have a total; it does not matter where
+        the key has its answer, which is given again.
         Raises AlreadyOrdered, IdempotencyKeyReused.
         """
         if quote.breakdown is None or quote.total_minor is None:

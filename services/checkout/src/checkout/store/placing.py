@@ -17,7 +17,7 @@ from checkout.domain import Order, Status
 from checkout.purchase import Purchase
 from checkout.store import coupons, rows, tables
 from checkout.store.coupons import Use
-from checkout.store.problems import CouponRefused
+from checkout.store.problems import CouponRefused, IdempotencyKeyReused
 from checkout.totals import Breakdown
 
 KEPT = timedelta(days=30)
@@ -67,33 +67,39 @@ async def answers(
     connection: AsyncConnection, keys: Sequence[tuple[str, str]]
 ) -> list[Any | Exception]:
     """What was answered under each scope and key."""
-    table = tables.idempotency.c
-    query = sa.select(
-        table.scope, table.idem_key, table.order_id, table.fingerprint, table.body
-    ).where(sa.tuple_(table.scope, table.idem_key).in_(set(keys)))
-    found = {(row.scope, row.idem_key): row for row in await connection.execute(query)}
+    rows = await connection.execute(_ANSWERS, {"keys": list(set(keys))})
+    found = {(row.scope, row.idem_key): row for row in rows}
     return [found.get(key) for key in keys]
+
+
+def again(answer: Any, fingerprint: bytes) -> Accepted | IdempotencyKeyReused:
+    """The answer that was given before, for whoever asks for the same."""
+    if answer.fingerprint != fingerprint:
+        return IdempotencyKeyReused()
+    return Accepted(order_id=answer.order_id, body=answer.body, replayed=True)
 
 
 async def place(
     connection: AsyncConnection, placings: Sequence[Placing]
 ) -> list[Accepted | Exception]:
-    """Orders with their answers and events; fails as a whole when one key or cart is taken.
+    """Orders with their answers and events; fails as a whole when one cart is taken.
 
-    Who wants a coupon that cannot be used any more fails alone.
+    What has its answer gets it again. Who wants a coupon that cannot be used any more fails alone.
     """
-    wanted = placings
-    uses = [_use(placing) for placing in wanted if placing.breakdown.coupon]
+    known = await answers(connection, [(placing.cart_id, placing.key) for placing in placings])
+    fresh = [placing for placing, answer in zip(placings, known, strict=True) if answer is None]
+    uses = [_use(placing) for placing in fresh if placing.breakdown.coupon]
     refused = await coupons.use(connection, uses)
-    placings = [placing for placing in wanted if placing.order.id not in refused]
-    if placings:
-        await _insert(connection, placings)
+    if wanted := [placing for placing in fresh if placing.order.id not in refused]:
+        await _insert(connection, wanted)
         await coupons.note(connection, [use for use in uses if use.order_id not in refused])
     return [
-        CouponRefused(reason=refused[p.order.id])
-        if p.order.id in refused
-        else Accepted(order_id=p.order.id, body=p.body, replayed=False)
-        for p in wanted
+        again(answer, placing.fingerprint)
+        if answer is not None
+        else CouponRefused(reason=refused[placing.order.id])
+        if placing.order.id in refused
+        else Accepted(order_id=placing.order.id, body=placing.body, replayed=False)
+        for placing, answer in zip(placings, known, strict=True)
     ]
 
 
@@ -185,3 +191,9 @@ def _private_row(placing: Placing) -> dict[str, Any]:
         "address": msgspec.to_builtins(purchase.address),
         "payment_token": purchase.payment.token,
     }
+
+
+_KEYS = tables.idempotency.c
+_ANSWERS = sa.select(
+    _KEYS.scope, _KEYS.idem_key, _KEYS.order_id, _KEYS.fingerprint, _KEYS.body
+).where(sa.tuple_(_KEYS.scope, _KEYS.idem_key).in_(sa.bindparam("keys", expanding=True)))

@@ -82,6 +82,8 @@ class Watch:
 
     async def backlog(self) -> int:
         """How many orders have not come to their end; a second old at most."""
+        if monotonic() < self._backlog_at + COUNT_SECONDS:
+            return self._backlog
         async with self._counting:
             if monotonic() >= self._backlog_at + COUNT_SECONDS:
                 # who places an order needs no list of those before it
