@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -24,13 +25,16 @@ from shop.stack import Stack
 pytestmark = pytest.mark.connected
 
 OURS = [
-    *("checkout-api", "checkout-relay", "checkout-worker"),
-    *("stock-api", "stock-relay", "stock-worker", "payments-simulator"),
+    *("checkout-api", "checkout-relay", "checkout-worker", "checkout-notify"),
+    *("stock-api", "stock-relay", "stock-worker", "stock-notify", "stock-journal"),
+    "payments-simulator",
 ]
 STORES = ["redis-stock", "redis-carts", "rabbitmq", "mariadb"]
-KILLED = [*OURS[:6], *STORES]
+KILLED = [*OURS[:-1], *STORES]
 TOKENS = ["tok_ok"] * 16 + ["tok_decline", "tok_error_once", "tok_capture_refused", "tok_no_funds"]
 PLENTY, SCARCE = [f"PLENTY-{n}" for n in range(8)], "SCARCE"
+COUPON = "ONE-IN-TWENTY"
+HOLD_SECONDS = 120
 ASK_SECONDS = 10
 ENDS = {"confirmed", "cancelled"}
 FAULTS = ["error", "error_after", "lose_request", "lose_answer", "in_use"]
@@ -59,21 +63,32 @@ class Shopper:
     def __init__(self, http: aiohttp.ClientSession, stack: Stack) -> None:
         self._http = http
         self._shop = stack.profile.url("checkout")
+        self._stock = stack.profile.url("stock")
+        self._admin = {"Authorization": f"Bearer {api_key(stack.profile)}"}
         self.accepted: dict[str, str] = {}
         self.again = 0
 
-    async def buys(self, sku: str, token: str) -> None:
-        while not await self._once(sku, token):
-            self.again += 1  # the cart is gone: a new one, and a new key
+    async def buys(
+        self, sku: str, token: str, *, coupon: bool = False, reserved: bool = False
+    ) -> None:
+        while not await self._once(sku, token, coupon, reserved):
+            self.again += 1  # the cart or its coupon is gone: a new one, and a new key
 
-    async def _once(self, sku: str, token: str) -> bool:
+    async def _once(self, sku: str, token: str, coupon: bool, reserved: bool) -> bool:
         cart = (await self.asks("POST", "/carts"))[1]["cart_id"]
         if (await self.asks("PUT", f"/carts/{cart}/lines/{sku}", {"qty": 1}))[0] != 200:
             return False
+        if coupon:
+            # tries are counted by the address that the edge tells; who comes too late goes without
+            address = {"X-Forwarded-For": ".".join(map(str, random.randbytes(4)))}
+            await self.asks("PUT", f"/carts/{cart}/coupon", {"code": COUPON}, address)
+        purchase: dict[str, Any] = {"email": "ada@example.com", "payment": {"token": token}}
+        if reserved:
+            purchase["reservation_id"] = await self.reserves(sku)
         status, answer = await self.asks(
             "POST",
             f"/carts/{cart}/checkout",
-            {"email": "ada@example.com", "payment": {"token": token}},
+            purchase,
             {"Idempotency-Key": secrets.token_hex(16)},
         )
         if status != 202:
@@ -81,14 +96,27 @@ class Shopper:
         self.accepted[answer["order_id"]] = sku
         return True
 
+    async def reserves(self, sku: str) -> str:
+        """The id of a reservation; where there is too little of it, it holds nothing."""
+        wanted = {"id": str(uuid4()), "lines": [{"sku": sku, "qty": 1}]}
+        status, answer = await self.asks(
+            "POST",
+            "/reservations",
+            wanted | {"hold_seconds": HOLD_SECONDS},
+            self._admin,
+            shop=self._stock,
+        )
+        assert status in {201, 409}, answer
+        return wanted["id"]
+
     async def asks(
-        self, method: str, path: str, body: Any = None, headers: Any = None
+        self, method: str, path: str, body: Any = None, headers: Any = None, shop: str = ""
     ) -> tuple[int, Any]:
-        """The answer, once there is one that is not "later"."""
+        """The answer, once there is one that is not "later"; `shop` is checkout by itself."""
         while True:
             try:
                 async with self._http.request(
-                    method, self._shop + path, json=body, headers=headers
+                    method, (shop or self._shop) + path, json=body, headers=headers
                 ) as answer:
                     said = await answer.json(content_type=None)
                     if answer.status < 500:
@@ -118,6 +146,16 @@ async def stocked(http: aiohttp.ClientSession, stack: Stack, levels: dict[str, i
                 assert answer.status in {200, 201}, await answer.text()
 
 
+async def promised(http: aiohttp.ClientSession, stack: Stack, times: int) -> None:
+    """A coupon that so many orders may use."""
+    admin = {"Authorization": f"Bearer {api_key(stack.profile)}"}
+    terms = {"code": COUPON, "kind": "percent", "value": 1_000, "limit_total": times}
+    async with http.post(
+        stack.profile.url("checkout", path="/coupons"), json=terms, headers=admin
+    ) as answer:
+        assert answer.status in {201, 409}, await answer.text()
+
+
 async def fails(http: aiohttp.ClientSession, stack: Stack, faults: list[str]) -> None:
     """Let the provider fail now and then, and its webhooks come doubled, late and out of order."""
     script = {
@@ -134,6 +172,7 @@ async def survive(stack: Stack, orders: int, at_once: int, within: float) -> Cou
     timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as http:
         await stocked(http, stack, {**dict.fromkeys(PLENTY, orders), SCARCE: orders // 40})
+        await promised(http, stack, orders // 20)
         await fails(http, stack, FAULTS)
         shopper = Shopper(http, stack)
         left = iter(range(orders))
@@ -141,7 +180,12 @@ async def survive(stack: Stack, orders: int, at_once: int, within: float) -> Cou
         async def buy() -> None:
             for _ in left:
                 sku = SCARCE if random.random() < 0.05 else random.choice(PLENTY)
-                await shopper.buys(sku, random.choice(TOKENS))
+                await shopper.buys(
+                    sku,
+                    random.choice(TOKENS),
+                    coupon=random.random() < 0.1,
+                    reserved=random.random() < 0.1,
+                )
 
         async def kill() -> None:
             for turn, name in enumerate(KILLED, 1):
@@ -159,6 +203,9 @@ async def survive(stack: Stack, orders: int, at_once: int, within: float) -> Cou
     assert set(shopper.accepted) <= books.orders.keys()
     captured = Counter(move.order for move in books.money if move.op == "captured")
     assert {1} == set(captured.values())
+    assert books.coupons[COUPON].used > 0
+    taken = Counter(hold.state for hold in books.holds.values())
+    assert taken["taken"] > 0, taken
     print(f"acked {len(shopper.accepted)}, asked again {shopper.again}: {dict(seen)}")  # noqa: T201
     return seen
 
