@@ -32,6 +32,7 @@ from checkout.store import tables
 from shop import setup, verify
 from shop.secrets import api_key
 from shop.servers import amqp
+from shop.services import database_url
 from shop.stack import Stack
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
@@ -186,9 +187,7 @@ async def drained(
     before: dict[str, float],
 ) -> Run:
     """Wait until every accepted order has ended; when and how stands in its history."""
-    engine = create_async_engine(
-        verify._database(shop.stack.profile, mariadb=shop.stack.mariadb)  # noqa: SLF001 - same package
-    )
+    engine = create_async_engine(_database(shop.stack))
     order, step = tables.orders.c, tables.order_history.c
     ends = sa.select(order.id, order.placed_at, order.status, step.at).join(
         tables.order_history, sa.and_(step.order_id == order.id, step.version == order.version)
@@ -252,10 +251,7 @@ async def rush(shop: Shop, shoppers: int, units: int, seconds: float) -> Run:
 
 async def commits(stack: Stack, seconds: float, at_once: int) -> float:
     """Single-row SQLAlchemy commits a second on the database of orders: what the limit is."""
-    engine = create_async_engine(
-        verify._database(stack.profile, mariadb=stack.mariadb),  # noqa: SLF001 - as above
-        pool_size=at_once,
-    )
+    engine = create_async_engine(_database(stack), pool_size=at_once)
     rows = sa.Table(
         "bench_rows", sa.MetaData(), sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("body", sa.LargeBinary(500)),
@@ -323,6 +319,10 @@ async def peer(shop: Vendure, *, seconds: float, at_once: int) -> tuple[float, l
 
     await asyncio.gather(*(shopper() for _ in range(at_once)))
     return len(took) / (time.perf_counter() - begun), took, failed
+
+
+def _database(stack: Stack) -> str:
+    return database_url(stack.profile, "checkout", mariadb=stack.mariadb)
 
 
 def at(values: Sequence[float], share: float) -> float:
