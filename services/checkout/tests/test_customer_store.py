@@ -145,5 +145,6 @@ async def known(database: Database) -> set[UUID]:
     private = tables.order_private.c
     async with database.read() as connection:
         rows = (await connection.execute(sa.select(tables.order_private))).all()
-    assert {"order_id", "email", "name", "address", "payment_token"} == set(private.keys())
-    return {row.order_id for row in rows if row.email or row.name or row.payment_token}
+    fields = {"order_id", "email", "name", "address", "billing", "payment_token"}
+    assert fields == set(private.keys())
+    return {row.order_id for row in rows if any(row[1:])}

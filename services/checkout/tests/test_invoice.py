@@ -10,7 +10,7 @@ import pytest
 
 from checkout import drawing, invoice, seller
 from checkout.invoice import Buyer, Document
-from checkout.purchase import Address
+from checkout.purchase import Address, Entry
 from checkout.rules import Rules, parse
 from checkout.seller import SellerError
 from checkout.totals import Discount, Item, breakdown
@@ -42,6 +42,7 @@ def document(
     rules: Rules = RULES,
     discount: Discount | None = None,
     name: str | None = "Dr. Adélaïde Größenwahn-Łukasiewicz",
+    billing: Entry | None = None,
     **changed: Any,
 ) -> Document:
     items = [
@@ -63,7 +64,7 @@ def document(
         names=[NAMES[i % len(NAMES)] for i in range(lines)],
         breakdown=amounts,
         seller=SELLER,
-        buyer=Buyer(email="ada@people.example", name=name, address=address),
+        buyer=Buyer(email="ada@people.example", name=name, address=address, billing=billing),
         ordered_at=datetime(2026, 12, 31, 22, 30, tzinfo=UTC),
         issued_at=datetime(2026, 12, 31, 23, 30, tzinfo=UTC),
     )
@@ -156,6 +157,18 @@ def test_without_taxes_none_are_printed_and_the_seller_says_why() -> None:
 
     assert "USt. Betrag" not in text
     assert "Ohne Ausweis von Umsatzsteuer." in text
+
+
+def test_a_bill_that_goes_elsewhere_says_where_the_goods_went() -> None:
+    billing = Entry(name="Engines Ltd", street="Ring 2", postcode="1010", city="Wien", country="AT")
+
+    made = document(billing=billing)
+    (text,) = pages(drawing.draw(made))
+
+    assert ["Engines Ltd", "Ring 2", "1010 Wien", "Österreich"] == made.buyer
+    assert ["Dr. Adélaïde Größenwahn-Łukasiewicz", "Königstraße 12 b"] == made.goods_to[:2]
+    assert text.index("Engines Ltd") < text.index("Lieferung an") < text.index("Königstraße 12 b")
+    assert "Lieferung an" not in pages(drawing.draw(document()))[0]
 
 
 def test_the_same_document_makes_the_same_bytes() -> None:

@@ -17,9 +17,10 @@ from chassis.pages import templates
 from chassis.problems import Fault, Invalid, NotFound, Unavailable
 from checkout import postal, visitor
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
+from checkout.purchase import Entry
 from checkout.store.account import Account
 from checkout.store.checkout import Checkout
-from checkout.store.customers import CustomerOrders, Email, Entry, Profile, SavedAddress
+from checkout.store.customers import CustomerOrders, Email, Profile, SavedAddress
 from checkout.store.problems import AddressBookFull, LinkIsOver, SignInNeeded, TooManySignIns
 
 CHECKOUT = web.AppKey("account_checkout", Checkout)

@@ -352,6 +352,7 @@ ROUTES = [
             CouponRefused,
             PriceChanged,
             AlreadyOrdered,
+            Invalid,
             QueueFull,
         ),
         headers={

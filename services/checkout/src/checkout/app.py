@@ -114,6 +114,7 @@ def application(settings: Settings) -> web.Application:
                 Limits(redis.redis, settings.key_prefix, LIMIT_SECONDS),
                 orders,
                 Watch(sql),
+                Customers(sql),
                 currency=settings.currency,
                 rules=rules.parse(settings.rules),
                 queue_limit=settings.queue_limit,

@@ -36,6 +36,7 @@ FOOT = HEIGHT - 30 * mm
 INK, QUIET, LINE, WASH = (HexColor(c) for c in ("#1d1b18", "#6a655c", "#d9d4c9", "#f4f2ec"))
 ACCENT = HexColor("#1f5c4d")
 SMALLEST = 5.0
+GOODS_TO_LINES = 6
 
 WORDS: dict[Language, dict[str, str]] = {
     "de": {
@@ -45,6 +46,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "issued": "Datum",
         "order": "Bestellung",
         "ordered": "Bestellt am",
+        "goods_to": "Lieferung an",
         "about": "Zur Rechnung",
         "reason": "Grund",
         "position": "Pos.",
@@ -79,6 +81,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "issued": "Date",
         "order": "Order",
         "ordered": "Ordered on",
+        "goods_to": "Delivered to",
         "about": "For invoice",
         "reason": "Reason",
         "position": "No.",
@@ -459,10 +462,16 @@ def _draw_letterhead(page: Page) -> None:
         (word["ordered"], _day(page, document.ordered_on)),
         (word["order"], document.order),
     ]
-    for i, (label, value) in enumerate(facts):
-        base = ADDRESS_TOP + 16 + 15 * i
+    base = ADDRESS_TOP + 16
+    for label, value in facts:
         page.text(LEFT + 95 * mm, base, label, 8.5, color=QUIET)
         page.text(RIGHT, base, value, 9, at_right=True, room=52 * mm)
+        base += 15
+    if document.goods_to:
+        page.text(LEFT + 95 * mm, base, word["goods_to"], 8.5, color=QUIET)
+        parts = [part for line in document.goods_to for part in wrap(line, 52 * mm, 8.5)]
+        for i, part in enumerate(parts[:GOODS_TO_LINES]):
+            page.text(RIGHT, base + 11 * i, part, 8.5, at_right=True)
     page.text(LEFT, TITLE_TOP, f"{word[document.kind]} {document.number}", 16, font=BOLD)
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from babel import Locale
 from msgspec import Struct
 
-from checkout.purchase import Address
+from checkout.purchase import Address, Entry
 from checkout.seller import Language, Seller, day
 from checkout.totals import Breakdown, TaxAmounts
 
@@ -52,6 +52,8 @@ class Document(Struct, frozen=True, kw_only=True):
     reason: str = ""
     seller: Seller
     buyer: list[str]
+    goods_to: list[str] = []
+    """Where the goods went, if not to the buyer."""
     currency: str
     exponent: int
     prices: Literal["gross", "net"]
@@ -68,11 +70,15 @@ class Document(Struct, frozen=True, kw_only=True):
 
 
 class Buyer(Struct, frozen=True, kw_only=True):
-    """To whom it goes; a shopper may have said no more than a mail address, or be forgotten."""
+    """To whom it goes; a shopper may have said no more than a mail address, or be forgotten.
+
+    `billing` is where the invoice goes when that is not where the goods go.
+    """
 
     email: str | None = None
     name: str | None = None
     address: Address | None = None
+    billing: Entry | None = None
 
 
 def language_of(country: str | None, otherwise: Language) -> Language:
@@ -104,7 +110,10 @@ def invoice(
     issued_at: datetime,
 ) -> Document:
     """The invoice of an order; `names` are those of the breakdown's lines, in their order."""
-    country = buyer.address.country if buyer.address else breakdown.country
+    billed = buyer
+    if at := buyer.billing:
+        billed = Buyer(name=at.name, address=at)
+    country = billed.address.country if billed.address else breakdown.country
     language = language_of(country, seller.language)
     shipping = breakdown.shipping
     return Document(
@@ -115,7 +124,8 @@ def invoice(
         order=order,
         ordered_on=day(ordered_at, seller),
         seller=seller,
-        buyer=lines_of(buyer, language),
+        buyer=lines_of(billed, language),
+        goods_to=lines_of(buyer, language) if buyer.billing and buyer.address else [],
         currency=breakdown.currency,
         exponent=breakdown.exponent,
         prices=breakdown.prices,

@@ -11,14 +11,13 @@ from chassis.http import delete, get, patch, post, put, query, read, reply
 from chassis.problems import Invalid, NotFound, Unavailable
 from checkout import postal, visitor
 from checkout.forms import PRIVATE
+from checkout.purchase import Entry, Name
 from checkout.store.account import Account, Export
 from checkout.store.checkout import CartView, Checkout
 from checkout.store.customers import (
     LINK_LASTS,
     CustomerOrders,
     Email,
-    Entry,
-    Name,
     Profile,
     SavedAddress,
 )

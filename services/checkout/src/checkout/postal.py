@@ -34,10 +34,11 @@ _DETAILS = {
 }
 
 
-def checked(address: T) -> T:
+def checked(address: T, at: str = "") -> T:
     """The address with its postcode and area as the country's post writes them.
 
-    Raises Invalid with a fault for each field that the country's addresses lack or do not know.
+    Raises Invalid with a fault for each field that the country's addresses lack or do not know,
+    which stands at the JSON pointer `at`.
     A field that the country's addresses do not have is left out.
     """
     given = {
@@ -50,13 +51,13 @@ def checked(address: T) -> T:
     try:
         said = normalize_address(given)
     except InvalidAddressError as error:
-        raise Invalid(errors=[_fault(*wrong) for wrong in error.errors.items()]) from error
+        raise Invalid(errors=[_fault(at, *wrong) for wrong in error.errors.items()]) from error
     return structs.replace(address, area=said["country_area"], postcode=said["postal_code"])
 
 
-def _fault(field: str, code: str) -> Fault:
+def _fault(at: str, field: str, code: str) -> Fault:
     return {
-        "pointer": f"/{_FIELDS[field]}",
+        "pointer": f"{at}/{_FIELDS[field]}",
         "code": "missing" if code == "required" else "not-allowed",
         "detail": _DETAILS[code],
     }

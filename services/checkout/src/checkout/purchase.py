@@ -20,6 +20,15 @@ class Address(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     country: Country
 
 
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Entry(Address, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Somebody's address."""
+
+    name: Name
+
+
 class Means(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the customer pays: the token that the payment provider gave the browser."""
 
@@ -29,12 +38,14 @@ class Means(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Purchase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a shopper says to turn a cart into an order.
 
-    It goes to the country of `address`, or else to `country`, or else to the shop's own; without a
-    `shipping_method` in the cheapest way.
+    It goes to the country of its address, or else to `country`, or else to the shop's own; without
+    a `shipping_method` in the cheapest way. A customer may name an address of the book by its id
+    instead of writing it, and have one written into the book by `save_address`. The bill goes to
+    the same address unless there is another for it.
     """
 
     email: Annotated[str, Meta(pattern=r"^[^@\s]{1,64}@[^@\s]{1,189}\Z")]
-    name: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    name: Name | None = None
     address: Address | None = None
     country: Country | None = None
     shipping_method: Word | None = None
@@ -43,6 +54,10 @@ class Purchase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     payment: Means
     # unset and not null: the fingerprint of a purchase without one is that of earlier releases
     reservation_id: UUID | UnsetType = UNSET
+    address_id: UUID | UnsetType = UNSET
+    save_address: bool | UnsetType = UNSET
+    billing_address: Entry | UnsetType = UNSET
+    billing_address_id: UUID | UnsetType = UNSET
 
     @property
     def delivery(self) -> Delivery:

@@ -19,8 +19,10 @@ from checkout.domain import CancelRequested, Stay
 from checkout.purchase import Purchase
 from checkout.quotes import ANYWHERE, Cart, CartLine, Delivery, Quote
 from checkout.rules import Rules
+from checkout.store import destinations
 from checkout.store.carts import Carts, Merge, is_a_customers
 from checkout.store.coupons import Coupons
+from checkout.store.customers import Customers
 from checkout.store.invoices import Drawn
 from checkout.store.orders import Orders
 from checkout.store.placing import Accepted
@@ -89,6 +91,7 @@ class Checkout:
         limits: Limits,
         orders: Orders,
         watch: Watch,
+        customers: Customers,
         *,
         currency: str,
         rules: Rules,
@@ -103,6 +106,7 @@ class Checkout:
         self._rules = rules
         self._queue_limit = queue_limit
         self._watch = watch
+        self._customers = customers
 
     async def create_cart(self) -> CartView:
         """A new, empty cart."""
@@ -208,8 +212,8 @@ class Checkout:
         """Order the cart, for a customer or a guest; the same key again gets the same answer.
 
         Raises NotFound, IdempotencyKeyRequired, IdempotencyKeyReused, AlreadyOrdered, EmptyCart,
-        UnknownPrice, NotDelivered, CouponRefused, PriceChanged, QueueFull; none is remembered
-        under the key.
+        UnknownPrice, NotDelivered, CouponRefused, PriceChanged, Invalid, QueueFull; none is
+        remembered under the key.
         """
         known = _KEY.fullmatch(key or "")
         if known is None:
@@ -218,14 +222,19 @@ class Checkout:
         try:
             if await self._watch.backlog() >= self._queue_limit:
                 raise QueueFull(headers={"Retry-After": str(await self._watch.relief())})
-            quote = await self._ordered(cart_id, purchase)
+            quote, purchase = await self._ordered(cart_id, purchase, customer)
         except Problem:
             # nearly every key is new: whether it was answered before is asked when it matters
             answered = await self._orders.replay(cart_id, known[1], fingerprint)
             if answered is None:
                 raise
             return answered
-        return await self._orders.place(cart_id, known[1], fingerprint, purchase, quote, customer)
+        accepted = await self._orders.place(
+            cart_id, known[1], fingerprint, purchase, quote, customer
+        )
+        if customer and not accepted.replayed and (address := destinations.to_keep(purchase)):
+            await self._customers.keep_address(customer, address)
+        return accepted
 
     async def living_order(self, cart_id: str) -> UUID | None:
         """The order that sells this cart at the moment."""
@@ -289,12 +298,15 @@ class Checkout:
             raise UnknownPrice(errors=[_not_for_sale(sku)])
         return offer.prices
 
-    async def _ordered(self, cart_id: str, purchase: Purchase) -> Quote:
-        """What the cart costs whoever orders it so, or why it cannot be ordered."""
+    async def _ordered(
+        self, cart_id: str, purchase: Purchase, customer: UUID | None
+    ) -> tuple[Quote, Purchase]:
+        """What the cart costs whoever orders it so, and where it goes; or why it cannot."""
         cart = await self._carts.get(cart_id)
+        purchase = await destinations.settled(purchase, customer, self._customers)
         quote = await self._quote(cart, purchase.currency, purchase.delivery)
         _refuse(quote, purchase)
-        return quote
+        return quote, purchase
 
     async def _quote(self, cart: Cart, currency: str | None, delivery: Delivery) -> Quote:
         offers = await self._projections.offers(cart.lines)

@@ -6,6 +6,7 @@ All personal data of a customer is here and in `order_private`. Knows no session
 import hashlib
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from chassis.database import Database
 from chassis.problems import NotFound
 from checkout.domain import Asked, Status
-from checkout.purchase import Address
+from checkout.purchase import Entry
 from checkout.store import mails, rows, tables
 from checkout.store.problems import AddressBookFull, LinkIsOver
 from checkout.store.rows import OrderView
@@ -37,7 +38,6 @@ TO_SEND = timedelta(days=30)
 # A mailbox as SMTP and people both write it; whether it exists, only a mail can tell.
 _EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\Z"
 Email = Annotated[str, Meta(max_length=254, pattern=_EMAIL)]
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Profile(Struct, frozen=True, kw_only=True):
@@ -47,12 +47,6 @@ class Profile(Struct, frozen=True, kw_only=True):
     email: str
     name: str | None
     created_at: datetime
-
-
-class Entry(Address, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Somebody's address, for a customer's book."""
-
-    name: Name
 
 
 class SavedAddress(Entry, frozen=True, kw_only=True):
@@ -85,6 +79,7 @@ class KeptOrder(Struct, frozen=True, kw_only=True):
     email: str
     name: str | None
     address: Any
+    billing: Any
 
 
 class Records(Struct, frozen=True, kw_only=True):
@@ -157,6 +152,18 @@ class Customers:
         """The customer's addresses, oldest first."""
         async with self._database.read() as connection:
             return await _addresses(connection, id_)
+
+    async def address(self, id_: UUID, address_id: UUID) -> SavedAddress | None:
+        """That address of the customer's book."""
+        found = await self.addresses(id_)
+        return next((one for one in found if one.address_id == address_id), None)
+
+    async def keep_address(self, id_: UUID, address: Entry) -> None:
+        """Write an address into the book, unless it is there already or there is no room."""
+        known = [structs.asdict(one) for one in await self.addresses(id_)]
+        if not any(structs.asdict(address).items() <= one.items() for one in known):
+            with suppress(AddressBookFull, NotFound):
+                await self.add_address(id_, address)
 
     async def add_address(self, id_: UUID, address: Entry) -> SavedAddress:
         """Write an address into the book. Raises AddressBookFull, NotFound."""
@@ -261,7 +268,9 @@ class Customers:
         """Everything that is known of the customer."""
         private = tables.order_private.c
         query = (
-            sa.select(private.order_id, private.email, private.name, private.address)
+            sa.select(
+                private.order_id, private.email, private.name, private.address, private.billing
+            )
             .join(tables.orders, tables.orders.c.id == private.order_id)
             .where(tables.orders.c.customer_id == id_)
             .order_by(private.order_id)
@@ -275,7 +284,13 @@ class Customers:
                 view = await rows.view(connection, row.order_id)
                 if view is not None:
                     orders.append(
-                        KeptOrder(order=view, email=row.email, name=row.name, address=row.address)
+                        KeptOrder(
+                            order=view,
+                            email=row.email,
+                            name=row.name,
+                            address=row.address,
+                            billing=row.billing,
+                        )
                     )
             return Records(
                 profile=profile, addresses=await _addresses(connection, id_), orders=orders
@@ -402,7 +417,7 @@ async def _forget_ended(connection: AsyncConnection, ids: Sequence[UUID]) -> Non
     await connection.execute(
         sa.update(table)
         .where(table.c.order_id.in_(list(ended)))
-        .values(email=NOBODY, name=None, address=None, payment_token="")
+        .values(email=NOBODY, name=None, address=None, billing=None, payment_token="")
     )
 
 

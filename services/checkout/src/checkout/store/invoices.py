@@ -22,7 +22,7 @@ from checkout import invoice
 from checkout.credit import credit_note
 from checkout.invoice import SERIES, Buyer, Document, Kind
 from checkout.letters import Shop
-from checkout.purchase import Address
+from checkout.purchase import Address, Entry
 from checkout.seller import Seller
 from checkout.seller import day as day_of
 from checkout.store import mails, parcels, rows, tables
@@ -248,12 +248,15 @@ async def _document(connection: AsyncConnection, order_id: UUID) -> Document:
 
 async def _buyer(connection: AsyncConnection, order_id: UUID) -> Buyer:
     table = tables.order_private.c
-    query = sa.select(table.email, table.name, table.address).where(table.order_id == order_id)
+    query = sa.select(table.email, table.name, table.address, table.billing).where(
+        table.order_id == order_id
+    )
     row = (await connection.execute(query)).first()
     if row is None or not row.email:
         return Buyer()  # who it was wanted to be forgotten
     address = msgspec.convert(row.address, Address) if row.address else None
-    return Buyer(email=row.email, name=row.name, address=address)
+    billing = msgspec.convert(row.billing, Entry) if row.billing else None
+    return Buyer(email=row.email, name=row.name, address=address, billing=billing)
 
 
 _GIVE = (

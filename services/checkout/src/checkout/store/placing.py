@@ -189,6 +189,7 @@ def _private_row(placing: Placing) -> dict[str, Any]:
         "email": purchase.email,
         "name": purchase.name,
         "address": msgspec.to_builtins(purchase.address),
+        "billing": msgspec.to_builtins(purchase.billing_address or None),
         "payment_token": purchase.payment.token,
     }
 

@@ -123,6 +123,7 @@ order_private = sa.Table(
     sa.Column("email", sa.String(254), nullable=False, index=True),
     sa.Column("name", sa.String(200)),
     sa.Column("address", sa.JSON(none_as_null=True)),
+    sa.Column("billing", sa.JSON(none_as_null=True)),
     sa.Column("payment_token", sa.String(128), nullable=False),
 )
 
