@@ -1,5 +1,6 @@
 """Where an order and its bill go: of the book or written, checked, kept, and nobody else's."""
 
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -179,3 +180,52 @@ async def test_an_address_of_anothers_is_no_address(browsers: Browsers) -> None:
         fault["detail"] for answer in answers for fault in answer.json()["errors"]
     }
     assert "/save_address" == keeping.json()["errors"][0]["pointer"]
+
+
+HTML = {"Accept": "text/html"}
+
+
+def hidden(html: str) -> dict[str, str]:
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', html))
+
+
+async def test_the_page_offers_the_book_and_orders_to_what_was_chosen(
+    browsers: Browsers, own: Database
+) -> None:
+    ada = browsers()
+    await ada.sign_in()
+    await saved(ada)
+    office = await saved(ada, OFFICE)
+    await ada.send("POST", "/cart/lines", data={"sku": "LAMP-1"})
+
+    first = await ada.send("GET", "/checkout", headers=HTML)
+    chosen = await ada.send("GET", f"/checkout?address={office}", headers=HTML)
+    form = hidden(chosen.text) | {"email": "ada@example.com", "payment": "tok_ok"}
+    answer = await ada.send("POST", "/checkout", data=form | {"billing_country": ""})
+
+    assert "<address>Ada Lovelace, Domstraße 1, 50667 Köln, Germany</address>" in first.text
+    assert office == form["address"]
+    assert (303, "/orders/") == (answer.status, answer.headers["Location"][:8])
+    async with own.read() as connection:
+        row = (await connection.execute(sa.select(tables.order_private))).one()
+    assert ("Engines Ltd", "Ring 2", None) == (row.name, row.address["street"], row.billing)
+
+
+async def test_the_page_keeps_a_written_address_and_bills_another(
+    browsers: Browsers, own: Database
+) -> None:
+    ada = browsers()
+    await ada.sign_in()
+    id_ = await saved(ada, OFFICE)
+    await ada.send("POST", "/cart/lines", data={"sku": "LAMP-1"})
+
+    page = await ada.send("GET", "/checkout?address=another", headers=HTML)
+    form = hidden(page.text) | HOME | {"email": "ada@example.com", "payment": "tok_ok"}
+    answer = await ada.send("POST", "/checkout", data=form | {"save": "yes", "billing": id_})
+
+    assert "address" not in hidden(page.text)
+    assert 303 == answer.status
+    assert [OFFICE, HOME] == await book(ada)
+    async with own.read() as connection:
+        row = (await connection.execute(sa.select(tables.order_private))).one()
+    assert (PLACE, OFFICE) == (row.address, row.billing)

@@ -16,6 +16,15 @@ from checkout.store.projections import Projections
 pytestmark = pytest.mark.connected
 
 Client = TestClient[Any, Any]
+ADA = {
+    "email": "ada@example.com",
+    "payment": "tok_ok",
+    "name": "Ada Lovelace",
+    "street": "Domstraße 1",
+    "postcode": "50667",
+    "city": "Köln",
+    "country": "DE",
+}
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
@@ -36,8 +45,8 @@ def fields(html: str) -> dict[str, str]:
 
 
 async def ordered(client: Client, **changes: str) -> tuple[int, str]:
-    form = fields(await shown(client, "/checkout")) | {"payment": "tok_ok"} | changes
-    return await sent(client, "/checkout", **({"email": "ada@example.com"} | form))
+    form = fields(await shown(client, "/checkout")) | ADA | changes
+    return await sent(client, "/checkout", **form)
 
 
 async def test_a_shopper_fills_a_cart_orders_it_and_sees_the_order(client: Client) -> None:
@@ -122,7 +131,7 @@ async def test_a_second_tab_comes_to_the_same_order(client: Client) -> None:
     tab = fields(await shown(client, "/checkout"))
 
     _, first = await ordered(client)
-    second = await sent(client, "/checkout", **tab, email="ada@example.com", payment="tok_ok")
+    second = await sent(client, "/checkout", **tab, **ADA)
 
     assert (303, first) == second
     async with client.get("/checkout", allow_redirects=False) as answer:
@@ -139,6 +148,37 @@ async def test_an_address_that_is_none_is_asked_for_again_and_shown_harmless(
     assert 422 == status
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"postcode": "5066"}, "postcode"),
+        ({"street": ""}, "street"),
+        ({"name": ""}, "name"),
+        ({"country": ""}, "country"),
+        ({"email": "ada"}, "email"),
+        (
+            {"billing_name": "Ada", "billing_street": "Ring 2", "billing_city": "Bonn"},
+            "billing_country",
+        ),
+        (
+            {f"billing_{name}": said for name, said in ADA.items()} | {"billing_postcode": "1"},
+            "billing_postcode",
+        ),
+    ],
+)
+async def test_the_field_that_is_wrong_says_so_and_what_was_written_stays(
+    client: Client, wrong: dict[str, str], field: str
+) -> None:
+    await sent(client, "/cart/lines", sku="LAMP-1")
+
+    status, html = await ordered(client, **wrong)
+
+    assert 422 == status
+    assert [field] == re.findall(r'id="fault-(\w+)"', html)
+    assert f'aria-describedby="fault-{field}"' in html
+    assert ("Domstraße 1" in html) == (field != "street")
 
 
 @pytest.mark.parametrize(

@@ -8,22 +8,21 @@ from uuid import UUID
 
 import msgspec
 from aiohttp import hdrs, web
-from babel import Locale
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from chassis.http import Route, get, page, post, query, reply
 from chassis.http.routes import Handler
 from chassis.pages import templates
-from chassis.problems import Fault, Invalid, NotFound, Unavailable
+from chassis.problems import Invalid, NotFound, Unavailable
 from checkout import postal, visitor
+from checkout.address_form import by_field, converted, countries, country_name
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
 from checkout.purchase import Entry
 from checkout.store.account import Account
-from checkout.store.checkout import Checkout
 from checkout.store.customers import CustomerOrders, Email, Profile, SavedAddress
 from checkout.store.problems import AddressBookFull, LinkIsOver, SignInNeeded, TooManySignIns
 
-CHECKOUT = web.AppKey("account_checkout", Checkout)
 ORDERS_SHOWN = 20
 # The address of these pages gives the right to sign in. With `no-referrer` a browser would not even
 # tell its own site whose form it is.
@@ -32,8 +31,6 @@ SECRET = FRAMED | {"Referrer-Policy": "strict-origin"}
 _pages = templates("checkout")
 _sign_in = _pages.get_template("sign_in.html")
 _account_page = _pages.get_template("account.html")
-_names = Locale("en").territories
-COUNTRIES = sorted((_names.get(code, code), code) for code in postal.COUNTRIES)
 
 
 class MailForm(Struct, frozen=True, kw_only=True):
@@ -122,7 +119,7 @@ async def enter(request: web.Request) -> web.Response:
         return _show_sign_in("ask", notice=refused.title, status=refused.status)
     response = go("/me")
     visitor.welcome(response, token, request.app[visitor.SESSION_MAX_S])
-    await visitor.bring_cart(request, request.app[CHECKOUT], id_)
+    await visitor.bring_cart(request, id_)
     return response
 
 
@@ -226,11 +223,11 @@ async def _show_account(
         profile=profile,
         addresses=addresses,
         orders=orders,
-        countries=COUNTRIES,
-        names=_names,
-        form=form,
+        countries=countries([]),
+        country_name=country_name,
+        typed=asdict(form) if form else {"name": profile.name or ""},
         notice=_sentence(refused),
-        faults=_by_field(refused.errors) if refused else {},
+        faults=by_field(refused.errors) if refused else {},
     )
     status = refused.status if refused else 200
     return page(html, status=status, headers=FRAMED | {"Vary": "Accept"})
@@ -242,17 +239,9 @@ def _sentence(refused: Invalid | AddressBookFull | None) -> str:
     return refused.title if refused else ""
 
 
-def _by_field(errors: object) -> dict[str, str]:
-    found: list[Fault] = list(errors) if isinstance(errors, list | tuple) else []
-    return {fault["pointer"].strip("/"): fault["detail"] for fault in found}
-
-
 def _entry(form: AddressForm) -> Entry:
-    given = {name: value.strip() for name, value in msgspec.structs.asdict(form).items()}
-    try:
-        return postal.checked(msgspec.convert(given, Entry))
-    except msgspec.ValidationError as error:
-        raise Invalid from error
+    given = {name: value.strip() for name, value in asdict(form).items()}
+    return postal.checked(converted(given, Entry))
 
 
 def _account(request: web.Request) -> Account:

@@ -23,7 +23,7 @@ from checkout.provider.stripe import read_webhook
 from checkout.purchase import Purchase
 from checkout.quotes import Delivery, Qty
 from checkout.rules import Country
-from checkout.store.checkout import CartView, Checkout, ShippingView
+from checkout.store.checkout import CartView, ShippingView
 from checkout.store.placing import Acceptance, Accepted
 from checkout.store.problems import (
     AlreadyOrdered,
@@ -44,7 +44,6 @@ from checkout.store.problems import (
 from checkout.store.rows import OrderView
 from shop_contracts.types import Sku
 
-CHECKOUT = web.AppKey("checkout", Checkout)
 WEBHOOK_SECRET = web.AppKey("webhook_secret", str)
 
 PRIVATE = {"Cache-Control": "private, no-store"}
@@ -87,58 +86,60 @@ class Received(Struct, frozen=True, kw_only=True):
 
 async def create_cart(request: web.Request) -> web.Response:
     """Start an empty cart."""
-    view = await request.app[CHECKOUT].create_cart()
+    view = await request.app[visitor.CHECKOUT].create_cart()
     return _cart(view, status=201, headers={"Location": f"/carts/{view.cart_id}"})
 
 
 async def get_cart(request: web.Request) -> web.Response:
     """The cart with names, prices and the total, when it is sent as the query says."""
     delivery = query(request, Delivery)
-    return _cart(await request.app[CHECKOUT].cart(cart_id(request), delivery))
+    return _cart(await request.app[visitor.CHECKOUT].cart(cart_id(request), delivery))
 
 
 async def get_shipping_methods(request: web.Request) -> web.Response:
     """The ways to send the cart to a country."""
     delivery = Delivery(country=query(request, Destination).country)
-    view = await request.app[CHECKOUT].shipping(cart_id(request), delivery)
+    view = await request.app[visitor.CHECKOUT].shipping(cart_id(request), delivery)
     return reply(view, headers=PRIVATE)
 
 
 async def put_line(request: web.Request) -> web.Response:
     """Set the units of one line; repeating the call changes nothing."""
     qty = (await read(request, LineBody)).qty
-    checkout = request.app[CHECKOUT]
+    checkout = request.app[visitor.CHECKOUT]
     return _cart(await checkout.put_line(cart_id(request), _sku(request), qty, _version(request)))
 
 
 async def delete_line(request: web.Request) -> web.Response:
     """Take one line out."""
-    checkout = request.app[CHECKOUT]
+    checkout = request.app[visitor.CHECKOUT]
     return _cart(await checkout.remove_line(cart_id(request), _sku(request), _version(request)))
 
 
 async def put_coupon(request: web.Request) -> web.Response:
     """Let the cart have a coupon; the one before is out of it."""
     code = (await read(request, CouponBody)).code
-    checkout, who = request.app[CHECKOUT], visitor.address_of(request)
+    checkout, who = request.app[visitor.CHECKOUT], visitor.address_of(request)
     view = await checkout.use_coupon(cart_id(request), code, _version(request), who)
     return _cart(view)
 
 
 async def delete_coupon(request: web.Request) -> web.Response:
     """Let the cart have no coupon."""
-    return _cart(await request.app[CHECKOUT].drop_coupon(cart_id(request), _version(request)))
+    return _cart(
+        await request.app[visitor.CHECKOUT].drop_coupon(cart_id(request), _version(request))
+    )
 
 
 async def delete_cart(request: web.Request) -> web.Response:
     """Forget the cart."""
-    await request.app[CHECKOUT].drop_cart(cart_id(request), _version(request))
+    await request.app[visitor.CHECKOUT].drop_cart(cart_id(request), _version(request))
     return reply(None, status=204)
 
 
 async def order_cart(request: web.Request) -> web.Response:
     """Order the cart, once per Idempotency-Key and once per cart."""
-    checkout = request.app[CHECKOUT]
+    checkout = request.app[visitor.CHECKOUT]
     purchase = await read(request, Purchase)
     key = request.headers.get("Idempotency-Key")
     customer = await visitor.customer(request)
@@ -150,12 +151,12 @@ async def order_cart(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """Take the order back, as long as stock is not selling it."""
-    return reply(await request.app[CHECKOUT].cancel(order_id(request)), headers=PRIVATE)
+    return reply(await request.app[visitor.CHECKOUT].cancel(order_id(request)), headers=PRIVATE)
 
 
 async def order_events(request: web.Request) -> web.StreamResponse:
     """What becomes of the order, as it happens, until its end."""
-    checkout, id_ = request.app[CHECKOUT], order_id(request)
+    checkout, id_ = request.app[visitor.CHECKOUT], order_id(request)
     await checkout.order(id_)
     version = _last_event(request)
     response = web.StreamResponse(headers=STREAM)
@@ -196,7 +197,7 @@ async def payment_webhook(request: web.Request) -> web.Response:
         notice = read_webhook(await request.read(), header, secret, time.time())
     except BadWebhook as error:
         raise BadSignature(f"The webhook is refused: {error}.") from error
-    await request.app[CHECKOUT].notice(notice.id, notice.key)
+    await request.app[visitor.CHECKOUT].notice(notice.id, notice.key)
     return reply(Received(received=True))
 
 

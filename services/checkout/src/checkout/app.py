@@ -17,7 +17,7 @@ from chassis import http, telemetry
 from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
 from chassis.settings import load
-from checkout import account, backoffice, campaigns, me, pages, paper, rules, seller, visitor
+from checkout import account, backoffice, campaigns, me, pages, paper, rules, seller, till, visitor
 from checkout import api as api_
 from checkout import worker as worker_
 from checkout.domain import Timers
@@ -107,7 +107,7 @@ def application(settings: Settings) -> web.Application:
             app[notify.api.BOOK] = Book(sql, tables.notices)
             orders = app[backoffice.ORDERS] = Orders(sql, timers(settings), shop(settings))
             app[backoffice.AFTER] = After(sql, shop(settings))
-            checkout = Checkout(
+            checkout = app[visitor.CHECKOUT] = Checkout(
                 redis,
                 Projections(sql),
                 app[campaigns.COUPONS],
@@ -119,8 +119,6 @@ def application(settings: Settings) -> web.Application:
                 rules=rules.parse(settings.rules),
                 queue_limit=settings.queue_limit,
             )
-            for key in (api_.CHECKOUT, pages.CHECKOUT, me.CHECKOUT, account.CHECKOUT):
-                app[key] = checkout
             app[visitor.ACCOUNT] = accounts(settings, sql, redis, checkout)
             yield
 
@@ -241,6 +239,7 @@ ROUTES = visitor.guarded(
         *backoffice.ROUTES,
         *campaigns.ROUTES,
         *pages.ROUTES,
+        *till.ROUTES,
         *me.ROUTES,
         *account.ROUTES,
         *notify.api.mail_routes("/mails", backoffice.READ),

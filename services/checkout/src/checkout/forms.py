@@ -21,7 +21,7 @@ PRIVATE = {"Cache-Control": "private, no-store"}
 FRAMED = PRIVATE | {"Surrogate-Control": 'no-store, content="ESI/1.0"'}
 FORM = "application/x-www-form-urlencoded"
 MAX_FORM = 16_384
-MAX_FIELDS = 20
+MAX_FIELDS = 25
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from checkout import postal, visitor
 from checkout.forms import PRIVATE
 from checkout.purchase import Entry, Name
 from checkout.store.account import Account, Export
-from checkout.store.checkout import CartView, Checkout
+from checkout.store.checkout import CartView
 from checkout.store.customers import (
     LINK_LASTS,
     CustomerOrders,
@@ -22,8 +22,6 @@ from checkout.store.customers import (
     SavedAddress,
 )
 from checkout.store.problems import AddressBookFull, LinkIsOver, SignInNeeded, TooManySignIns
-
-CHECKOUT = web.AppKey("me_checkout", Checkout)
 
 
 class SignIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,14 +167,14 @@ async def get_orders(request: web.Request) -> web.Response:
 
 async def get_cart(request: web.Request) -> web.Response:
     """The customer's cart; `/carts/{cart}` changes and orders it."""
-    view = await request.app[CHECKOUT].own_cart(await visitor.signed_in(request))
+    view = await request.app[visitor.CHECKOUT].own_cart(await visitor.signed_in(request))
     return reply(view, headers=PRIVATE | {"ETag": f'"{view.version}"'})
 
 
 async def merge_cart(request: web.Request) -> web.Response:
     """Put a guest's cart into the customer's; again changes nothing."""
     id_ = await visitor.signed_in(request)
-    checkout = request.app[CHECKOUT]
+    checkout = request.app[visitor.CHECKOUT]
     merge = await checkout.merge_cart((await read(request, GuestCart)).cart_id, id_)
     view = await checkout.own_cart(id_)
     merged = Merged(cart=view, moved=merge.moved, left=merge.left, cut=merge.cut)

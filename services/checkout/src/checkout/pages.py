@@ -1,68 +1,42 @@
-"""HTML for shoppers: cart, checkout and order; an order also as JSON. Knows no driver.
+"""HTML for shoppers: cart and order; an order also as JSON. Knows no driver.
 
 Everything here belongs to one shopper: no reply may be stored by a cache. Forms are taken from our
 own pages only.
 """
 
-import secrets
-from collections.abc import Mapping
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from aiohttp import hdrs, web
-from babel import Locale
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct
 
 from chassis.http import get, page, post, query, reply
 from chassis.pages import templates
-from chassis.problems import Invalid, NotFound, Problem, Unavailable
+from chassis.problems import NotFound, Unavailable
 from checkout import visitor
-from checkout.coupons import Why
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
-from checkout.purchase import Purchase
-from checkout.quotes import ANYWHERE, MAX_QTY, Delivery, Qty
-from checkout.store.carts import Merge, own
-from checkout.store.checkout import CartView, Checkout
+from checkout.quotes import MAX_QTY, Qty
+from checkout.store.carts import Merge
+from checkout.store.checkout import CartView
 from checkout.store.problems import (
-    AlreadyOrdered,
     CartFull,
     CouponRefused,
-    EmptyCart,
     NotCancellable,
-    PriceChanged,
     TooManyTries,
     UnknownCoupon,
     UnknownPrice,
 )
 from checkout.store.rows import OrderView
-from shop_contracts.types import Currency, Sku
+from checkout.words import BECAUSE, sentence
+from shop_contracts.types import Sku
 
-CHECKOUT = web.AppKey("pages_checkout", Checkout)
 CART_TTL_S = web.AppKey("cart_ttl_s", int)
 
 PDF = "application/pdf"
-PAYMENTS = {
-    "tok_ok": "Test card that is accepted",
-    "tok_decline": "Test card that is declined",
-    "tok_slow": "Test card that takes its time",
-}
-
-BECAUSE = {
-    Why.UNKNOWN: "There is no such coupon any more.",
-    Why.DISABLED: "The coupon is no longer valid.",
-    Why.NOT_YET: "The coupon is not valid yet.",
-    Why.EXPIRED: "The coupon has expired.",
-    Why.USED_UP: "The coupon has been used up.",
-    Why.USED_BY_CUSTOMER: "You have used this coupon already. Take it out of the cart to go on.",
-    Why.BELOW_MINIMUM: "The coupon is for a larger purchase.",
-    Why.OTHER_CURRENCY: "The coupon is for another currency.",
-}
-ENGLISH = Locale("en")
 
 _pages = templates("checkout")
 _cart_page = _pages.get_template("cart.html")
-_checkout_page = _pages.get_template("checkout.html")
 _order_page = _pages.get_template("order.html")
 _cart_fragment = _pages.get_template("cart_fragment.html")
 
@@ -86,24 +60,6 @@ class CouponForm(Struct, frozen=True, kw_only=True):
     code: Annotated[str, Meta(max_length=64)]
 
 
-class CheckoutForm(Struct, frozen=True, kw_only=True):
-    """What the shopper says, and what the page said to the shopper."""
-
-    email: str
-    name: str = ""
-    payment: str
-    key: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,128}\Z")]
-    currency: Currency
-    country: str = ""
-    shipping_method: str = ""
-    quoted_total_minor: int
-
-    @property
-    def delivery(self) -> Delivery:
-        """Where it goes and how."""
-        return _delivery({"country": self.country, "shipping_method": self.shipping_method})
-
-
 class GuestProof(Struct, frozen=True, kw_only=True):
     """The cart that a guest ordered, which only the guest knows; the cookie does as well."""
 
@@ -112,7 +68,7 @@ class GuestProof(Struct, frozen=True, kw_only=True):
 
 async def cart(request: web.Request) -> web.Response:
     """The cart."""
-    view = await _cart(request)
+    view = await visitor.cart(request)
     return _show_cart(view, _brought(request.get(visitor.MERGED)))
 
 
@@ -120,10 +76,10 @@ async def add_line(request: web.Request) -> web.Response:
     """Put units into the cart, which begins to exist when it has to."""
     form = await read_form(request, AddForm)
     try:
-        cart_id = await _cart_id(request)
-        changed = await request.app[CHECKOUT].add_line(cart_id, form.sku, form.qty)
+        cart_id = await visitor.cart_id(request)
+        changed = await request.app[visitor.CHECKOUT].add_line(cart_id, form.sku, form.qty)
     except (UnknownPrice, CartFull) as refused:
-        return _show_cart(await _cart(request), refused.title, refused.status)
+        return _show_cart(await visitor.cart(request), refused.title, refused.status)
     response = go("/cart")
     if await visitor.customer(request) is not None:
         return response
@@ -142,17 +98,19 @@ async def change_line(request: web.Request) -> web.Response:
     """Set the units of a line."""
     form = await read_form(request, QtyForm)
     try:
-        cart_id = await _known_cart(request)
-        await request.app[CHECKOUT].put_line(cart_id, _sku(request), form.qty, None)
+        cart_id = await visitor.known_cart(request)
+        await request.app[visitor.CHECKOUT].put_line(cart_id, _sku(request), form.qty, None)
     except (UnknownPrice, CartFull) as refused:
-        return _show_cart(await _cart(request), refused.title, refused.status)
+        return _show_cart(await visitor.cart(request), refused.title, refused.status)
     return go("/cart")
 
 
 async def remove_line(request: web.Request) -> web.Response:
     """Take a line out."""
     await read_form(request, Struct)
-    await request.app[CHECKOUT].remove_line(await _known_cart(request), _sku(request), None)
+    await request.app[visitor.CHECKOUT].remove_line(
+        await visitor.known_cart(request), _sku(request), None
+    )
     return go("/cart")
 
 
@@ -161,56 +119,24 @@ async def use_coupon(request: web.Request) -> web.Response:
     code = (await read_form(request, CouponForm)).code
     who = visitor.address_of(request)
     try:
-        await request.app[CHECKOUT].use_coupon(await _known_cart(request), code, None, who)
+        await request.app[visitor.CHECKOUT].use_coupon(
+            await visitor.known_cart(request), code, None, who
+        )
     except (UnknownCoupon, CouponRefused, TooManyTries) as refused:
-        return _show_cart(await _cart(request), _sentence(refused), refused.status)
+        return _show_cart(await visitor.cart(request), sentence(refused), refused.status)
     return go("/cart")
 
 
 async def drop_coupon(request: web.Request) -> web.Response:
     """Let the cart have no coupon."""
     await read_form(request, Struct)
-    await request.app[CHECKOUT].drop_coupon(await _known_cart(request), None)
+    await request.app[visitor.CHECKOUT].drop_coupon(await visitor.known_cart(request), None)
     return go("/cart")
-
-
-async def checkout(request: web.Request) -> web.Response:
-    """The form that orders the cart; back to the cart while it cannot be ordered."""
-    delivery = _delivery(request.query)
-    view = await _cart(request, delivery)
-    if view is not None and view.total_minor is None and delivery.shipping_method:
-        # what goes to one country goes to another in another way
-        delivery = Delivery(country=delivery.country)
-        view = await _cart(request, delivery)
-    if view is None or not view.lines or view.breakdown is None:
-        return go("/cart")
-    order_id = await request.app[CHECKOUT].living_order(view.cart_id)
-    if order_id is not None:
-        return go(f"/orders/{order_id}")
-    return await _show_checkout(request, view, delivery)
-
-
-async def order_cart(request: web.Request) -> web.Response:
-    """Order the cart, once, and go on to the order."""
-    form = await read_form(request, CheckoutForm)
-    try:
-        purchase = _purchase(form)
-        accepted = await request.app[CHECKOUT].order_cart(
-            await _known_cart(request), form.key, purchase, await visitor.customer(request)
-        )
-    except AlreadyOrdered:
-        return await checkout(request)
-    except (EmptyCart, UnknownPrice, NotFound):
-        return go("/cart")
-    except (PriceChanged, CouponRefused, Invalid) as refused:
-        view = await request.app[CHECKOUT].cart(await _known_cart(request), form.delivery)
-        return await _show_checkout(request, view, form.delivery, form, refused)
-    return go(f"/orders/{accepted.order_id}")
 
 
 async def order(request: web.Request) -> web.Response:
     """The order: JSON, or a page for those who would rather read HTML."""
-    view = await request.app[CHECKOUT].order(_order_id(request))
+    view = await request.app[visitor.CHECKOUT].order(_order_id(request))
     vary = {"Vary": "Accept"}
     if not prefers_html(request.headers.get(hdrs.ACCEPT, "")):
         return reply(view, headers=PRIVATE | vary)
@@ -231,9 +157,9 @@ async def cancel_order(request: web.Request) -> web.Response:
     await read_form(request, Struct)
     id_ = _order_id(request)
     try:
-        await request.app[CHECKOUT].cancel(id_)
+        await request.app[visitor.CHECKOUT].cancel(id_)
     except NotCancellable as refused:
-        view = await request.app[CHECKOUT].order(id_)
+        view = await request.app[visitor.CHECKOUT].order(id_)
         return await _show_order(request, view, refused)
     return go(f"/orders/{id_}")
 
@@ -243,7 +169,7 @@ async def invoice(request: web.Request) -> web.Response:
     id_ = _order_id(request)
     if not await visitor.ordered(request, id_, query(request, GuestProof).cart):
         raise NotFound("There is no invoice of this order yet.")
-    drawn = await request.app[CHECKOUT].invoice(id_)
+    drawn = await request.app[visitor.CHECKOUT].invoice(id_)
     name = f'inline; filename="{drawn.number}.pdf"'
     headers = PRIVATE | {"Content-Disposition": name, "X-Content-Type-Options": "nosniff"}
     return web.Response(body=drawn.pdf, content_type=PDF, headers=headers)
@@ -251,103 +177,14 @@ async def invoice(request: web.Request) -> web.Response:
 
 async def cart_fragment(request: web.Request) -> web.Response:
     """The link to the cart with the number of units in it."""
-    view = await _cart(request)
+    view = await visitor.cart(request)
     units = sum(line.qty for line in view.lines) if view else 0
     return page(_cart_fragment.render(units=units), headers=PRIVATE)
-
-
-async def _cart(request: web.Request, delivery: Delivery = ANYWHERE) -> CartView | None:
-    cart_id = await _cart_id(request)
-    if cart_id is None:
-        return None
-    try:
-        return await request.app[CHECKOUT].cart(cart_id, delivery)
-    except NotFound:  # it has had its time, or its order is confirmed
-        return None
 
 
 def _show_cart(view: CartView | None, notice: str = "", status: int = 200) -> web.Response:
     html = _cart_page.render(cart=view, notice=notice, because=BECAUSE, max_qty=MAX_QTY)
     return page(html, status=status, headers=FRAMED)
-
-
-async def _show_checkout(
-    request: web.Request,
-    view: CartView,
-    delivery: Delivery,
-    form: CheckoutForm | None = None,
-    refused: Problem | None = None,
-) -> web.Response:
-    email, name = (form.email, form.name) if form else await _whom(request)
-    html = _checkout_page.render(
-        cart=view,
-        delivery=delivery,
-        chosen=view.breakdown.shipping.method
-        if view.breakdown and view.breakdown.shipping
-        else None,
-        country_name=_country_name,
-        shipping=await request.app[CHECKOUT].shipping(view.cart_id, delivery),
-        # the same key until this shopper has an answer: asking twice cannot order twice
-        key=secrets.token_urlsafe(24) if form is None else form.key,
-        email=email,
-        name=name,
-        payments=PAYMENTS,
-        notice=_sentence(refused) if refused else "",
-    )
-    return page(html, status=refused.status if refused else 200, headers=FRAMED)
-
-
-def _sentence(refused: Problem) -> str:
-    """What a shopper is told of a refusal."""
-    why = refused.extensions.get("reason")
-    return BECAUSE[why] if isinstance(why, Why) else refused.title
-
-
-def _country_name(code: str) -> str:
-    return str(ENGLISH.territories.get(code, code))
-
-
-def _delivery(given: Mapping[str, str]) -> Delivery:
-    """What a form says of where it goes; what makes no sense says nothing."""
-    named = {name: given.get(name) or None for name in ("country", "shipping_method")}
-    try:
-        return msgspec.convert(named, Delivery)
-    except msgspec.ValidationError:
-        return ANYWHERE
-
-
-def _purchase(form: CheckoutForm) -> Purchase:
-    given = structs.asdict(form.delivery) | {
-        "email": form.email.strip(),
-        "name": form.name.strip() or None,
-        "currency": form.currency,
-        "quoted_total_minor": form.quoted_total_minor,
-        "payment": {"token": form.payment},
-    }
-    try:
-        return msgspec.convert(given, Purchase)
-    except msgspec.ValidationError as error:
-        raise _Incomplete from error
-
-
-class _Incomplete(Invalid):
-    title = "Please check your e-mail address and your name"
-
-
-async def _whom(request: web.Request) -> tuple[str, str]:
-    """The e-mail address and the name of the customer, as far as there is one."""
-    id_ = await visitor.customer(request)
-    found = await request.app[visitor.ACCOUNT].customers.profile(id_) if id_ else None
-    return (found.email, found.name or "") if found else ("", "")
-
-
-async def _cart_id(request: web.Request) -> str | None:
-    """The customer's own cart; a guest's is the one of the cookie."""
-    customer = await visitor.customer(request)
-    if customer is None:
-        return visitor.guest_cart(request)
-    await visitor.bring_cart(request, request.app[CHECKOUT], customer)
-    return own(customer)
 
 
 def _brought(merge: Merge | None) -> str:
@@ -359,13 +196,6 @@ def _brought(merge: Merge | None) -> str:
     if merge is not None and merge.cut:
         return f"There is room for {MAX_QTY} units of a product; the rest was left out."
     return ""
-
-
-async def _known_cart(request: web.Request) -> str:
-    cart_id = await _cart_id(request)
-    if cart_id is None:
-        raise NotFound("There is no cart.")
-    return cart_id
 
 
 def _sku(request: web.Request) -> str:
@@ -424,16 +254,6 @@ ROUTES = [
         "/cart/coupon/remove",
         drop_coupon,
         summary="Let the cart have no coupon (form)",
-        status=303,
-        media="text/html",
-        max_body=MAX_FORM,
-        problems=FORM_PROBLEMS,
-    ),
-    get("/checkout", checkout, summary="The checkout page", media="text/html"),
-    post(
-        "/checkout",
-        order_cart,
-        summary="Order the cart (form)",
         status=303,
         media="text/html",
         max_body=MAX_FORM,

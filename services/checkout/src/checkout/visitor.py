@@ -19,12 +19,14 @@ from chassis.http import Route
 from chassis.http.routes import Handler
 from chassis.problems import NotFound
 from checkout.forms import refuse_foreign
+from checkout.quotes import ANYWHERE, Delivery
 from checkout.store.account import Account
 from checkout.store.carts import Merge, is_a_customers, own
-from checkout.store.checkout import Checkout
+from checkout.store.checkout import CartView, Checkout
 from checkout.store.problems import SignInNeeded
 
 ACCOUNT = web.AppKey("account", Account)
+CHECKOUT = web.AppKey("checkout", Checkout)
 SESSION_MAX_S = web.AppKey("session_max_s", int)
 
 # The prefix lets a browser take it from this host alone, for every path, and over https: of plain
@@ -85,14 +87,42 @@ def guest_cart(request: web.Request) -> str | None:
     return found if _CART_ID.fullmatch(found) and not is_a_customers(found) else None
 
 
-async def bring_cart(request: web.Request, checkout: Checkout, id_: UUID) -> None:
+async def bring_cart(request: web.Request, id_: UUID) -> None:
     """Put what the browser chose as a guest into the customer's cart, whenever it shows up.
 
     Another tab may put a line into a guest's cart while this one signs in.
     """
     guest = guest_cart(request)
     if guest is not None:
-        request[MERGED] = await checkout.merge_cart(guest, id_)
+        request[MERGED] = await request.app[CHECKOUT].merge_cart(guest, id_)
+
+
+async def cart_id(request: web.Request) -> str | None:
+    """The customer's own cart; a guest's is the one of the cookie."""
+    id_ = await customer(request)
+    if id_ is None:
+        return guest_cart(request)
+    await bring_cart(request, id_)
+    return own(id_)
+
+
+async def known_cart(request: web.Request) -> str:
+    """The same where there must be one. Raises NotFound."""
+    found = await cart_id(request)
+    if found is None:
+        raise NotFound("There is no cart.")
+    return found
+
+
+async def cart(request: web.Request, delivery: Delivery = ANYWHERE) -> CartView | None:
+    """What is in it, when it is sent so; None where there is none."""
+    id_ = await cart_id(request)
+    if id_ is None:
+        return None
+    try:
+        return await request.app[CHECKOUT].cart(id_, delivery)
+    except NotFound:  # it has had its time, or its order is confirmed
+        return None
 
 
 async def drop_brought_cart(request: web.Request, response: web.StreamResponse) -> None:
