@@ -23,7 +23,7 @@ from rich.table import Table
 from stock.app import connect
 from stock.parts import KEEP_MS
 from stock.prices import PriceEntry
-from stock.scripts import script_text
+from stock.scripts import guarded, script_text
 from stock.settings import Settings
 from stock.store import Offer, StockStore
 
@@ -80,13 +80,14 @@ async def ours(url: str, seconds: float, processes: int) -> dict[str, float]:
 
 async def limit(redis: Any, port: int, connections: int, requests: int) -> dict[str, float]:
     """What redis-benchmark reaches with the script of a hold."""
-    sha = await redis.script_load(script_text("reserve"))
+    sha = await redis.script_load(guarded(script_text("reserve")))
     skus = [f"w-{n}" for n in range(LINES)]
     slot = StockStore(redis).slots[0]
     keys = [slot.hold("__rand_int__"), slot.exp, slot.ledger, slot.outbox]
     keys += [slot.marker("__rand_int__"), slot.hold(""), slot.fence("x")]
     for sku in skus:
         keys += [slot.quantity(sku), slot.moves(sku)]
+    keys.append(slot.partitions)
     args = [
         "__rand_int__",
         str(uuid4()),
@@ -126,6 +127,7 @@ async def main(options: argparse.Namespace, console: Console) -> None:
         async with server(Path(name)) as settings, connect(settings) as redis:
             raw: Any = redis
             store = StockStore(redis)
+            await store.install.make()
             empty = (await raw.info("memory"))["used_memory"]
             seconds = await load(store, options.skus)
             full = (await raw.info("memory"))["used_memory"]

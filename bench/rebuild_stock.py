@@ -117,6 +117,7 @@ async def main(options: argparse.Namespace, console: Console) -> None:
             await schema.HISTORY.migrate(sql)
             raw = await limit(redis, options.skus * 2)
             store, journal = StockStore(redis), Journal(sql)
+            await store.install.make()
             books = Bookkeeper(redis, store.slots, journal, keep_ms=WEEK_MS)
             began = time.perf_counter()
             await fill(store, options.skus, options.holds)

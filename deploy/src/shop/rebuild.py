@@ -14,9 +14,6 @@ from shop.stack import Stack, tail
 REBUILDS = {"search": "search-worker", "stock": "stock-journal"}
 """Services that can, by the process whose settings they need for it."""
 
-APART = {"stock": ["stock-api", "stock-worker"]}
-"""Who takes an emptied store for a new one: they stand still while it is filled."""
-
 
 class RebuildFailed(Exception):
     """The store could not be rebuilt; what was asked before is asked still."""
@@ -28,7 +25,7 @@ def run(stack: Stack, service: str, tell: Callable[[dict[str, Any]], None]) -> N
         raise RebuildFailed(f"{service} cannot be rebuilt; these can: {', '.join(REBUILDS)}")
     known = {p.name: p for p in services.prepare(stack.profile, mariadb=stack.mariadb)}
     job = services.job(stack.profile, known[REBUILDS[service]], "rebuild")
-    with _alone(stack, service), _standing_still(stack, service):
+    with _alone(stack, service):
         audit.note(stack.profile, f"rebuild {service}")
         with (
             open(job.log, "wb") as log,  # noqa: PTH123 - a Process names its log by text
@@ -45,20 +42,6 @@ def run(stack: Stack, service: str, tell: Callable[[dict[str, Any]], None]) -> N
                 tell(_read(line))
         if running.returncode != 0:
             raise RebuildFailed(f"{job.name} failed:\n{tail(stack.profile.var / job.log)}")
-
-
-@contextmanager
-def _standing_still(stack: Stack, service: str) -> Iterator[None]:
-    """Those of the service that may not write meanwhile are stopped, and started again after."""
-    running = [each.name for each in stack.status() if each.pid] if stack.up() else []
-    names = [name for name in APART.get(service, []) if name in running]
-    if names:
-        stack.stop(*names)
-    try:
-        yield
-    finally:
-        if names:
-            stack.start(names)
 
 
 @contextmanager

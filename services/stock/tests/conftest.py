@@ -90,6 +90,7 @@ def settings(stack: Stack, prefix: str, place: str, request: pytest.FixtureReque
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
     client = connect(settings)
+    await StockStore(client, settings.key_prefix, partitions=settings.partitions).install.make()
     yield client
     # keys of several hash slots are no one command's
     slots = defaultdict[str, list[str]](list)

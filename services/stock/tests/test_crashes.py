@@ -159,6 +159,7 @@ class Crashing(RuleBasedStateMachine):
         self.redis: Any = connect(settings)
         await self.redis.flushall()
         self.store = StockStore(self.redis, hold_ms=3_600_000)
+        await self.store.install.make()
 
     def teardown(self) -> None:
         async def close() -> None:
@@ -435,6 +436,7 @@ def test_ten_thousand_steps_with_kills_keep_every_invariant(
 async def test_what_is_wrong_is_seen(redis_server: Callable[..., Any], tamper: Any) -> None:
     async with connect(Settings(redis_url=redis_server().url)) as redis:
         store = StockStore(redis)
+        await store.install.make()
         await store.adjust("a", Adjust(stock=5, action=Action.SET))
         await store.reserve(UUID(int=1), [("a", 2)], uuid4())
         await store.set_prices("a", [PriceEntry(currency="EUR", amount_minor=1)])
@@ -495,7 +497,9 @@ async def truncated(server: Any, every: int, steps: int) -> int:
     """Starts Redis on its file cut at many places; how many. Each must be a state of the shop."""
     settings = Settings(redis_url=server.url, redis_timeout=30)
     async with connect(settings) as redis:
-        await some_history(StockStore(redis, hold_ms=3_600_000), redis, steps)
+        store = StockStore(redis, hold_ms=3_600_000)
+        await store.install.make()
+        await some_history(store, redis, steps)
         assert [] == await breaches(redis)
     server.kill()
     (file,) = Path(server.folder).glob("appendonlydir/*.incr.aof")

@@ -63,6 +63,7 @@ async def units_after(redis: Redis, events: Sequence[Event[Fact]]) -> dict[str, 
     """The counters of every SKU and the open holds, in a shop that hears just this."""
     prefix = f"d{secrets.token_hex(6)}:"
     store = StockStore(redis, prefix)
+    await store.install.make()
     for sku in SKUS:
         await store.adjust(sku, Adjust(stock=UNITS, action=Action.SET))
     for event in events:

@@ -127,6 +127,7 @@ async def first_red(url: str) -> str | None:
             }
             wanted = inspect.signature(test).parameters
             given = {key: value for key, value in fixtures.items() if key in wanted}
+            await fixtures["store"].install.make()
             try:
                 async with asyncio.timeout(MUTANT_SECONDS):
                     await test(**given, **arguments)
@@ -139,7 +140,12 @@ async def first_red(url: str) -> str | None:
 
 async def survivors(kinds: str, redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     server = redis_server("--appendfsync", "no")
-    whole = {name: (files("stock") / f"{name}.lua").read_text() for name in SCRIPTS}
+    folder = files("stock")
+    whole = {
+        each.name.removesuffix(".lua"): each.read_text()
+        for each in folder.iterdir()
+        if each.name.endswith(".lua")
+    }
 
     def text_with(script: str, text: str) -> Callable[[str], str]:
         def script_text(name: str) -> str:

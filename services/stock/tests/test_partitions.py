@@ -18,10 +18,12 @@ from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 from stock.books import lines
 from stock.domain import Action, Adjust, build
+from stock.install import OtherPartitions
 from stock.parts import Taken
+from stock.scripts import StoreIsEmpty
 from stock.settings import Settings
-from stock.slots import PART, Slots
-from stock.store import InsufficientStock, OtherPartitions, StockStore
+from stock.slots import PART, Slots, rebuilding
+from stock.store import InsufficientStock, StockStore
 
 pytestmark = [pytest.mark.connected, pytest.mark.several]
 
@@ -321,21 +323,70 @@ async def test_a_store_that_was_installed_refuses_another_number_of_partitions(
     def of(number: int) -> StockStore:
         return StockStore(redis, f"{settings.key_prefix}new:", partitions=number)
 
-    await of(4).install()
-    await of(4).install()
+    await of(4).install.make()
+    await of(4).install.make()
     with pytest.raises(OtherPartitions, match="STOCK_PARTITIONS=4"):
-        await of(5).install()
+        await of(5).install.make()
 
 
 async def test_a_store_that_is_older_than_the_question_has_one_partition(
     redis: Redis, settings: Settings
 ) -> None:
     old = StockStore(redis, f"{settings.key_prefix}old:")
+    await old.install.make()
     await old.adjust("chair", Adjust(stock=1, action=Action.SET))
 
+    await redis.delete(old.slots[0].partitions)
+
     with pytest.raises(OtherPartitions):
-        await StockStore(redis, f"{settings.key_prefix}old:", partitions=2).install()
-    await old.install()
+        await StockStore(redis, f"{settings.key_prefix}old:", partitions=2).install.make()
+    await old.install.make()
+
+
+async def test_a_partition_that_the_journal_knows_and_redis_has_nothing_of_was_lost(
+    redis: Redis, settings: Settings
+) -> None:
+    store = StockStore(redis, f"{settings.key_prefix}lost:", partitions=4)
+
+    with pytest.raises(StoreIsEmpty):
+        await store.install.make([2])
+    with pytest.raises(StoreIsEmpty):
+        await store.install.check()
+    assert [1, 1, 0, 1] == [await redis.exists(slot.partitions) for slot in store.slots]
+    await store.install.make()
+    await store.install.make([2])
+    await store.install.check()
+
+
+async def test_partitions_of_a_store_that_is_older_than_their_marks_are_marked(
+    redis: Redis, settings: Settings
+) -> None:
+    store = StockStore(redis, f"{settings.key_prefix}older:", partitions=4)
+    await store.install.make()
+    for sku in SKUS:
+        await store.adjust(sku, Adjust(stock=1, action=Action.SET))
+    used = {store.slots.at(sku).number for sku in SKUS} - {0}
+    for number in (1, 2, 3):
+        await redis.delete(store.slots[number].partitions)
+
+    await store.install.make(used)
+
+    await store.install.check()
+
+
+async def test_what_a_rebuild_has_not_done_with_is_not_marked(
+    redis: Redis, settings: Settings
+) -> None:
+    store = StockStore(redis, f"{settings.key_prefix}half:")
+    await store.install.make()
+    await store.adjust("chair", Adjust(stock=1, action=Action.SET))
+    await redis.delete(store.slots[0].partitions)
+    await redis.set(rebuilding(store.slots[0]), "filled")
+
+    with pytest.raises(StoreIsEmpty):
+        await store.install.make()
+    with pytest.raises(StoreIsEmpty):
+        await store.install.check()
 
 
 async def test_a_refund_puts_back_what_it_names_in_every_partition_once(

@@ -61,7 +61,9 @@ async def test_a_rebuilt_redis_equals_the_old_one(shop: Any, seed: int) -> None:
 async def test_every_partition_is_followed_audited_and_filled_again(
     redis: Redis, settings: Settings, sql: Database, shop: Any
 ) -> None:
+    await redis.unlink(shop.store.slots[0].partitions)
     spread = StockStore(redis, settings.key_prefix, partitions=4)
+    await spread.install.make()
     wide = type(shop)(redis, settings, spread, Journal(sql))
     await wide.busy(7, 120)
     await wide.books.catch_up()
@@ -206,7 +208,7 @@ async def test_a_redis_that_has_anything_is_left_alone(shop: Any) -> None:
     await shop.put("chair", 1)
     await shop.books.catch_up()
     await shop.empty()
-    await shop.put("table", 1)
+    await shop.redis.hset(shop.store.slots[0].quantity("table"), "avail", 1)
     before = await shop.state()
 
     with pytest.raises(NotEmpty, match="partition 0 is not empty"):

@@ -168,6 +168,7 @@ async def test_a_rush_sells_exactly_the_units_there_are(
             sku = f"rush-{number}"
             async with connect(patient) as redis:
                 store = StockStore(redis)
+                await store.install.make()
                 await store.adjust(sku, Adjust(stock=size.units, action=Action.SET))
                 answers = await rush(urls, sku, size.buyers, restart if restarts else None)
 

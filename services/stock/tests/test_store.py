@@ -1320,6 +1320,7 @@ async def _follow(
     model, orders = Model(), [uuid4() for _ in lines]
     async with connect(settings) as redis:
         store = StockStore(redis, settings.key_prefix, partitions=settings.partitions)
+        await store.install.make()
         await stocked(store, **PLENTY)
         for op, what in history:
             if isinstance(op, Action):

@@ -36,6 +36,7 @@ from stock.journal import Journal
 from stock.ledgers import BLOCK_MILLISECONDS as LEDGER_BLOCK_MILLISECONDS
 from stock.ledgers import Ledgers
 from stock.rebuild import Rebuild, heard
+from stock.scripts import StoreIsEmpty
 from stock.settings import PREFIX, Settings
 from stock.store import StockStore
 from stock.waiting import TABLES, Waiting
@@ -43,6 +44,7 @@ from stock.waiting import TABLES, Waiting
 _log = structlog.stdlib.get_logger(__name__)
 
 INSTALL_SECONDS = 0.5
+FILLED = "redis filled (else ./shop rebuild stock)"
 
 
 def connect(settings: Settings, *, patience: float = 0) -> Redis:
@@ -78,6 +80,9 @@ def application(settings: Settings) -> web.Application:
 
     async def redis() -> None:
         await app[api_.STORE].ping()
+
+    async def filled() -> None:
+        await app[api_.STORE].install.check()
 
     async def store(app: web.Application) -> AsyncIterator[None]:
         client = connect(settings)
@@ -123,7 +128,7 @@ def application(settings: Settings) -> web.Application:
         name="stock",
         routes=[*api_.ROUTES, *uploads.ROUTES, *pages.ROUTES, *live.ROUTES, *alerts.ROUTES],
         api_keys_file=settings.api_keys_file,
-        checks=[("redis", redis), ("live", following)],
+        checks=[("redis", redis), (FILLED, filled), ("live", following)],
         description="Units, holds and prices of SKUs.",
     )
     app[uploads.SPOOL] = settings.spool_dir
@@ -179,7 +184,7 @@ async def worker() -> None:
         await run_until_stopped(
             *(_after(installing, each) for each in work),
             health=_health(settings.host, settings.worker_port),
-            checks=[("redis", store.ping)],
+            checks=[("redis", store.ping), (FILLED, store.install.check)],
         )
 
 
@@ -220,14 +225,30 @@ async def journal() -> None:
         await run_until_stopped(
             *(_after(installing, each) for each in work),
             health=_health(settings.host, settings.journal_port),
-            checks=[("redis", store.ping), ("sql", sql.ping), ("journal", books.check)],
+            checks=[
+                ("redis", store.ping),
+                (FILLED, store.install.check),
+                ("sql", sql.ping),
+                ("journal", books.check),
+            ],
         )
 
 
 async def migrate() -> None:
-    """Bring the database's schema up to date; a second run changes nothing."""
-    async with database(_settings().database_url) as sql:
+    """Bring the database's schema up to date, and install Redis where the journal knows of none.
+
+    A second run changes nothing.
+    """
+    settings = _settings()
+    async with database(settings.database_url) as sql:
         await schema.HISTORY.migrate(sql)
+        cursors = await Journal(sql).cursors()
+    async with connect(settings) as redis:
+        try:
+            await _store(redis, settings).install.make([n for n, at in cursors.items() if at])
+        except StoreIsEmpty as error:
+            # its processes wait, and say so too; all others may work
+            _log.error("stock waits", reason=str(error))
 
 
 async def rebuild() -> None:
@@ -267,11 +288,17 @@ def _store(redis: Redis, settings: Settings) -> StockStore:
 
 async def _installed(store: StockStore) -> None:
     """Return when the store says that its partitions are ours; raises OtherPartitions."""
+    told = False
     while True:
         try:
-            return await store.install()
+            return await store.install.check()
+        except StoreIsEmpty as error:
+            if not told:
+                _log.error("stock waits", reason=str(error))
+            told = True
         except Unavailable:
-            await asyncio.sleep(INSTALL_SECONDS)
+            told = False
+        await asyncio.sleep(INSTALL_SECONDS)
 
 
 async def _after(installing: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:

@@ -17,9 +17,10 @@ from opentelemetry import metrics
 from redis.asyncio import Redis
 
 from chassis.problems import Unavailable
+from stock import parts
 from stock.books import Entry, UnknownEntry, read_id, whole_steps
 from stock.journal import Journal, Page
-from stock.parts import KEEP_MS
+from stock.parts import KEEP_MS, clock
 from stock.slots import Slot, Slots, answering
 
 PAGE = 1_000
@@ -163,8 +164,7 @@ class Bookkeeper:
 
     async def _now(self) -> int:
         with answering:
-            seconds, micros = await self._redis.time()
-        return int(seconds * 1000 + micros // 1000)
+            return clock(await parts.time(self._redis))
 
 
 class _Place(Struct, frozen=True):

@@ -51,6 +51,7 @@ class Parts:
         self._slots = slots
         self.holding = Script(redis, "hold")
         self.finishing = Script(redis, "finish")
+        self._fence = Script(redis, "fence")
 
     def keys(
         self,
@@ -215,11 +216,8 @@ class Parts:
                 if indexed:
                     await self._end(slot, part, "expire", has, why)
                 return ended
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.incr(home.fence(name))
-            pipe.pexpire(home.fence(name), DAY_MS)
-            pipe.hgetall(home.hold(name))
-            *_, hold = await pipe.execute()
+            flat = await self._fence((home.fence(name), home.hold(name)), (DAY_MS,))
+            hold = dict(zip(flat[::2], flat[1::2], strict=True))
             left = 0
             if hold.get("state") == "held":
                 left = int(hold["exp"]) - clock(await time(self._redis))

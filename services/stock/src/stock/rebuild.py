@@ -1,12 +1,13 @@
 """Fills an empty Redis from the journal, a partition at a time. Knows no SQL.
 
-The ledger comes last: where it is missing, a partition is not whole. What a broken rebuild left is
-written again; keys that no rebuild wrote are never touched. What others have heard of changes that
-are lost is told anew, under versions above theirs.
+The mark of an installed partition comes last, and until then nobody works in it. What a broken
+rebuild left is written again; a partition that was not lost, and keys that no rebuild wrote, are
+never touched. What others have heard of changes that are lost is told anew, under versions above
+theirs.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,10 +22,10 @@ from shop_contracts.events.stock import PriceChangedV1, StockChangedV1
 from stock import tables
 from stock.books import COUNTERS, read_id
 from stock.journal import Journal, units
-from stock.parts import KEEP_MS
+from stock.parts import KEEP_MS, clock, time
 from stock.prices import moment
 from stock.scripts import Script
-from stock.slots import Slot, Slots, answering
+from stock.slots import Slot, Slots, answering, rebuilding
 
 BATCH = 1_000
 OWNER = "stock"
@@ -32,6 +33,7 @@ OWNER = "stock"
 MARGIN = timedelta(minutes=10)
 QUIET_SECONDS = 10.0
 _FILLED = "filled"
+_WHOLE = "redis.call('SET', KEYS[2], ARGV[1]) redis.call('DEL', KEYS[1])"
 _OPEN = f"redis.call('RENAME', KEYS[1], KEYS[2]) redis.call('SET', KEYS[3], '{_FILLED}')"
 
 
@@ -88,8 +90,8 @@ class Rebuild:
         self._slots = slots
         self._journal = journal
         self._keep_ms = keep_ms
-        self._repair = Script(redis, "repair")
-        self._reprice = Script(redis, "reprice")
+        self._repair = Script(redis, "repair", anywhere=True)
+        self._reprice = Script(redis, "reprice", anywhere=True)
 
     async def since(self) -> datetime:
         """A time up to which the journal has all that was told."""
@@ -100,31 +102,39 @@ class Rebuild:
         """Fill every partition. Raises NotEmpty, before anything is written, and Unavailable."""
         cursors = await self._journal.cursors()
         marks = {slot: await self._refuse(slot) for slot in self._slots}
+        lost = {slot: mark for slot, mark in marks.items() if mark is not None}
+        if not lost:
+            raise NotEmpty("no partition is empty: there is nothing to fill")
         done = Rebuilt()
-        for slot, mark in marks.items():
+        for slot, mark in lost.items():
             if mark != _FILLED and (cursor := cursors.get(slot.number)):
                 await self._fill(slot, cursor, done)
-        await self._tell_anew(told, done)
+        await self._tell_anew(told, lost, done)
         with answering:
-            for slot in self._slots:
-                await self._redis.delete(_mark(slot))
+            for slot in lost:
+                keys = (rebuilding(slot), slot.partitions)
+                await self._redis.eval(_WHOLE, len(keys), *keys, len(self._slots))
         return done
 
-    async def _refuse(self, slot: Slot) -> str:
-        """How far an earlier rebuild has come; "" where there was none."""
+    async def _refuse(self, slot: Slot) -> str | None:
+        """How far an earlier rebuild has come, "" where there was none; None: it was not lost."""
         with answering:
-            if mark := await self._redis.get(_mark(slot)):
+            if mark := await self._redis.get(rebuilding(slot)):
                 return str(mark)
+            if await self._redis.exists(slot.partitions) and await self._redis.exists(slot.ledger):
+                return None
             async for key in self._redis.scan_iter(f"{_at(slot)}*", count=BATCH):
                 if key == slot.partitions:
-                    continue  # a process has said how many there are
+                    continue  # an earlier version marks what it finds empty
                 raise NotEmpty(f"partition {slot.number} is not empty: it has {key}")
         return ""
 
-    async def _tell_anew(self, told: Heard, done: Rebuilt) -> None:
+    async def _tell_anew(self, told: Heard, lost: Container[Slot], done: Rebuilt) -> None:
         """Nobody who has heard of a change that is lost may leave out the next one."""
         for sku, version in told.levels.items():
             slot = self._slots.at(sku)
+            if slot not in lost:
+                continue
             with answering:
                 has = await self._redis.hmget(slot.quantity(sku), *COUNTERS, "ver")
                 counters = [int(value or 0) for value in has]
@@ -141,6 +151,8 @@ class Rebuild:
             done.told_anew += 1
         for sku, version in told.prices.items():
             slot = self._slots.at(sku)
+            if slot not in lost:
+                continue
             with answering:
                 if int(await self._redis.hget(slot.price(sku), "ver") or 0) >= version:
                     continue
@@ -152,7 +164,7 @@ class Rebuild:
 
     async def _fill(self, slot: Slot, cursor: str, done: Rebuilt) -> None:
         with answering:
-            await self._redis.set(_mark(slot), cursor)
+            await self._redis.set(rebuilding(slot), cursor)
             await self._redis.unlink(slot.outbox, slot.exp, slot.bounds, slot.ledger)
         now = await self._now()
         done.skus += await self._each(slot, tables.levels, self._level)
@@ -249,21 +261,16 @@ class Rebuild:
             last = await self._redis.xrevrange(beside, count=1)
             if not last or read_id(last[0][0]) < read_id(cursor):
                 await self._redis.xadd(beside, {"op": "rebuilt"}, id=cursor)
-            await self._redis.eval(_OPEN, 3, beside, slot.ledger, _mark(slot))
+            await self._redis.eval(_OPEN, 3, beside, slot.ledger, rebuilding(slot))
         return count
 
     async def _now(self) -> int:
         with answering:
-            seconds, micros = await self._redis.time()
-        return int(seconds * 1000 + micros // 1000)
+            return clock(await time(self._redis))
 
 
 def _at(slot: Slot) -> str:
     return slot.ledger.removesuffix("ledger")
-
-
-def _mark(slot: Slot) -> str:
-    return f"{_at(slot)}rebuilding"
 
 
 def _counted(level: Any) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""The Lua scripts: each is one atomic step. Knows no key and no rule of stock."""
+"""The Lua scripts: each is one atomic step, in a Redis that was filled. Knows no rule of stock."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -7,8 +7,20 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
+from chassis.problems import Unavailable
+from stock.slots import installed
+
 Call = tuple[Sequence[str], Sequence[Any]]
 """The keys of a call, all of one hash slot, and its arguments."""
+
+
+class StoreIsEmpty(Unavailable):
+    """Redis has lost a partition: whoever asks waits until it was filled again."""
+
+    slug = "stock-is-empty"
+
+    def __init__(self) -> None:
+        super().__init__("Stock's Redis is empty: run ./shop rebuild stock.")
 
 
 def script_text(name: str) -> str:
@@ -17,20 +29,42 @@ def script_text(name: str) -> str:
     return shared + own.removeprefix("#!lua")
 
 
-class Script:
-    """One script on a Redis, or on a cluster of them."""
+def guarded(text: str) -> str:
+    """The script, which does nothing where the last of its keys is missing."""
+    first, rest = text.split("\n", 1)
+    return f"{first}\n{(files('stock') / 'guard.lua').read_text()}{rest}"
 
-    def __init__(self, redis: Redis, name: str) -> None:
+
+class Script:
+    """One script on a Redis, or on a cluster of them.
+
+    It raises StoreIsEmpty in a partition that was not installed, unless it may run `anywhere`.
+    """
+
+    def __init__(self, redis: Redis, name: str, *, anywhere: bool = False) -> None:
         self._redis: Any = redis
-        self._script: Any = redis.register_script(script_text(name))
+        text = script_text(name)
+        self._script: Any = redis.register_script(text if anywhere else guarded(text))
+        self._anywhere = anywhere
         self._loaded = False
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
-        reply: list[Any] = await self._script(keys=keys, args=args)
-        return reply
+        return self._checked(await self._script(keys=self._keys(keys), args=args))
 
     async def many(self, calls: Sequence[Call]) -> list[list[Any]]:
         """The replies of all calls; those of one hash slot run in order. One round trip a node."""
+        replies = await self._many([(self._keys(keys), args) for keys, args in calls])
+        return [self._checked(reply) for reply in replies]
+
+    def _keys(self, keys: Sequence[str]) -> Sequence[str]:
+        return keys if self._anywhere else [*keys, installed(keys[0])]
+
+    def _checked(self, reply: list[Any]) -> list[Any]:
+        if reply == ["empty"]:
+            raise StoreIsEmpty
+        return reply
+
+    async def _many(self, calls: Sequence[Call]) -> list[list[Any]]:
         if isinstance(self._redis, RedisCluster):
             return await self._on_cluster(calls)
         # Left without `async with`, a pipeline of scripts keeps its connection when it fails.

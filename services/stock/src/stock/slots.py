@@ -65,7 +65,17 @@ class Slot:
 
     @property
     def partitions(self) -> str:
-        return f"{self._at}partitions"
+        return installed(self._at)
+
+
+def installed(key: str) -> str:
+    """The key that says that the partition of this one was installed."""
+    return f"{key.partition('}')[0]}}}:partitions"
+
+
+def rebuilding(slot: Slot) -> str:
+    """The key that says that a rebuild is filling the partition, and how far it has come."""
+    return slot.ledger.removesuffix("ledger") + "rebuilding"
 
 
 class Slots(tuple[Slot, ...]):

@@ -26,6 +26,7 @@ from chassis.problems import Conflict, Gone, Invalid, NotFound, Unavailable
 from shop_contracts.envelope import derived_id
 from shop_contracts.types import Line
 from stock.domain import Action, Adjust, Level, Movement, Reservation, level, merged
+from stock.install import Install
 from stock.parts import (
     KEEP_MS,
     RESTLESS,
@@ -55,7 +56,7 @@ from stock.prices import (
     planned,
     read_prices,
 )
-from stock.scripts import Script
+from stock.scripts import Script, StoreIsEmpty
 from stock.slots import CART, PART, Slot, Slots, answering
 from stock.together import Reads
 
@@ -112,10 +113,6 @@ class KeyReused(Invalid):
     title = "This Idempotency-Key belongs to another request"
 
 
-class OtherPartitions(Exception):
-    """The store was installed with another number of partitions: a SKU never changes its own."""
-
-
 class Adjusted(Struct, frozen=True):
     """The level after a command, and whether the command had been carried out before."""
 
@@ -150,22 +147,12 @@ class StockStore:
         self._price = Script(redis, "price")
         self._threshold = Script(redis, "threshold")
         self._restock = Script(redis, "restock")
-        self._install = Script(redis, "install")
+        self._claiming = Script(redis, "claim")
+        self.install = Install(redis, self.slots)
 
     async def ping(self) -> None:
         with answering:
             await self._redis.ping(**anywhere(self._redis))
-
-    async def install(self) -> None:
-        """Let this number of partitions hold from now on; raises `OtherPartitions`."""
-        slot = self.slots[0]
-        with answering:
-            (number,) = await self._install((slot.partitions, slot.ledger), (len(self.slots),))
-        if int(number) != len(self.slots):
-            raise OtherPartitions(
-                f"this store was installed with {number} partitions, not {len(self.slots)}:"
-                f" set STOCK_PARTITIONS={number}"
-            )
 
     async def level(self, sku: str) -> Level:
         """How much there is; raises `UnknownSku`."""
@@ -174,6 +161,7 @@ class StockStore:
                 self.slots.at(sku).quantity(sku), ("avail", "resv", "ver", "low")
             )
         if version is None:
+            await self._refuse_empty([sku])
             raise UnknownSku
         return level(sku, int(available), int(reserved), int(version), _number(low))
 
@@ -338,6 +326,7 @@ class StockStore:
             pipe.hgetall(self.slots.home(name).hold(name))
             now, hold = await pipe.execute()
         if not hold:
+            await self._refuse_empty([name])
             raise UnknownHold
         over = hold["state"] == "held" and int(hold["exp"]) <= clock(now)
         return Reservation(
@@ -446,6 +435,7 @@ class StockStore:
                 self.slots.at(sku).price(sku), _PRICE
             )
         if version is None:
+            await self._refuse_empty([sku])
             raise UnknownSku
         return Priced(
             sku=sku,
@@ -460,6 +450,9 @@ class StockStore:
         The past is told by the plans that stood then, of which the last KEPT_PLANS are known.
         """
         now, found = await self._plans(skus)
+        await self._refuse_empty(
+            [sku for sku, (_, _, version) in zip(skus, found, strict=True) if not version]
+        )
         when = at or now
         pasts = await self._pasts(skus) if when < now else [None] * len(skus)
         priced = [
@@ -528,6 +521,8 @@ class StockStore:
             pipe.hget(slot.quantity(sku), "avail")
             pipe.hmget(slot.price(sku), _PRICE)
             clocked, available, (plan, prices, version, _) = await pipe.execute()
+        if available is None or version is None:
+            await self._refuse_empty([sku])
         entries, now = read_prices(plan or prices or ""), moment(clock(clocked))
         return int(available or 0), Priced(
             sku=sku,
@@ -551,6 +546,7 @@ class StockStore:
             pipe.lrange(index, -limit, -1)
             version, found = await pipe.execute()
             if version is None:
+                await self._refuse_empty([sku])
                 raise UnknownSku
             if before is not None:
                 # The n-th movement of a SKU made its version n: a version is a place in the index.
@@ -618,8 +614,15 @@ class StockStore:
         if key is None or len(self.slots) == 1:
             return
         claim = self.slots.home(key).marker(f"of:{key}")
-        if (await self._redis.set(claim, sku, px=KEEP_MS, nx=True, get=True)) not in {None, sku}:
+        if await self._claiming([claim], (sku, KEEP_MS)) != [sku]:
             raise KeyReused
+
+    async def _refuse_empty(self, names: Sequence[str]) -> None:
+        """What is missing is unknown only where Redis has not lost it; raises StoreIsEmpty."""
+        with answering:
+            for slot in {self.slots.at(name) for name in names}:
+                if not await self._redis.exists(slot.partitions):
+                    raise StoreIsEmpty
 
     async def _hand_over(self, reservation: UUID, traceparent: str) -> None:
         """Give the units of a cart back, so that its order can have them."""
@@ -633,6 +636,8 @@ class StockStore:
         home = self.slots.home(name)
         async for _ in passes():
             now, given = await self._given(home, reservation)
+            if now.state == "none":
+                await self._refuse_empty([name])
             if now.state != "held":
                 return now.state
             lines = [(sku, qty, 0) for sku, qty in given.items()]
