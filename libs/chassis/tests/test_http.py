@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from chassis.http import application
+from chassis.http import application, prefers_html
 from chassis.http.server import listening
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 async def test_a_problem_of_the_service_keeps_its_slug_and_members(client: Any) -> None:
@@ -23,6 +25,40 @@ async def test_a_problem_of_the_service_keeps_its_slug_and_members(client: Any) 
         "instance": "a-well-formed-id",
         "short": [{"sku": "A", "left": 3}],
     } == answer.json()
+
+
+async def test_who_would_rather_read_html_gets_a_problem_as_a_page(client: Any) -> None:
+    for path, status, said in (
+        ("/things/sold-out", 409, b"Only 3 are left."),
+        ("/nowhere", 404, b"There is no such thing here."),
+        ("/things/broken", 500, b"Something went wrong on our side"),
+    ):
+        answer = await client("GET", path, Accept=BROWSER)
+
+        assert (status, "text/html; charset=utf-8") == (
+            answer.status,
+            answer.headers["content-type"],
+        )
+        assert "no-store" in answer.headers["cache-control"]
+        assert said in answer.body
+        assert answer.headers["x-request-id"].encode() in answer.body
+        assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (BROWSER, True),
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html;q=0.5, application/json", False),
+        ("application/json;q=0.5, text/html;q=0.9", True),
+        ("text/html;q=x", False),
+    ],
+)
+def test_html_is_for_those_who_prefer_it(accept: str, expected: bool) -> None:
+    assert expected == prefers_html(accept)
 
 
 async def test_an_unexpected_exception_tells_the_caller_nothing_about_itself(client: Any) -> None:

@@ -9,7 +9,6 @@ from aiohttp.test_utils import TestClient
 
 from chassis.database import Database
 from checkout.domain import CancelRequested, Timers
-from checkout.forms import prefers_html
 from checkout.store.orders import Orders
 from checkout.store.projections import Projections
 
@@ -226,19 +225,3 @@ async def test_a_form_that_is_none_is_refused(
     async with client.post("/cart/lines", data=body, headers=headers) as answer:
         assert status == answer.status
         assert "application/problem+json" == answer.content_type
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        (HTML["Accept"], True),
-        ("", False),
-        ("*/*", False),
-        ("application/json", False),
-        ("text/html;q=0.5, application/json", False),
-        ("application/json;q=0.5, text/html;q=0.9", True),
-        ("text/html;q=x", False),
-    ],
-)
-def test_html_is_for_those_who_prefer_it(accept: str, expected: bool) -> None:
-    assert expected == prefers_html(accept)

@@ -11,13 +11,13 @@ from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
-from chassis.http import Route, get, page, post, query, reply
+from chassis.http import Route, get, page, post, prefers_html, query, reply
 from chassis.http.routes import Handler
 from chassis.pages import templates
 from chassis.problems import Invalid, NotFound, Unavailable
 from checkout import postal, visitor
 from checkout.address_form import by_field, converted, countries, country_name
-from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
+from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, read_form
 from checkout.purchase import Entry
 from checkout.store.account import Account
 from checkout.store.customers import CustomerOrders, Email, Profile, SavedAddress

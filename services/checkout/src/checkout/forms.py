@@ -57,19 +57,6 @@ def refuse_foreign(request: web.Request) -> None:
         raise Forbidden("This form belongs to another site.")
 
 
-def prefers_html(accept: str) -> bool:
-    """Whether `text/html` is named with a higher weight than JSON."""
-    weights: dict[str, float] = {}
-    for part in accept.split(","):
-        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        try:
-            weights[media] = float(quality)
-        except ValueError:
-            weights[media] = 0.0
-    return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)
-
-
 def go(where: str) -> web.Response:
     """See the other page, by GET."""
     return web.Response(status=303, headers={"Location": where, **PRIVATE})

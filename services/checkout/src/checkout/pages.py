@@ -11,11 +11,11 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta, Struct
 
-from chassis.http import get, page, post, query, reply
+from chassis.http import get, page, post, prefers_html, query, reply
 from chassis.pages import templates
 from chassis.problems import NotFound, Unavailable
 from checkout import visitor
-from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, prefers_html, read_form
+from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, read_form
 from checkout.quotes import MAX_QTY, Qty
 from checkout.store.carts import Merge
 from checkout.store.checkout import CartView

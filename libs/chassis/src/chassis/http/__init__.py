@@ -2,7 +2,7 @@
 
 from chassis.http.application import application
 from chassis.http.keys import ApiKeys
-from chassis.http.reading import query, read
+from chassis.http.reading import prefers_html, query, read
 from chassis.http.replies import page, reply
 from chassis.http.routes import Route, delete, get, patch, post, put
 
@@ -15,6 +15,7 @@ __all__ = [
     "page",
     "patch",
     "post",
+    "prefers_html",
     "put",
     "query",
     "read",

@@ -19,8 +19,8 @@ from prometheus_client import Histogram
 from chassis import openapi, telemetry
 from chassis.health import Check, failing
 from chassis.http.keys import ApiKeys
-from chassis.http.reading import CLOSE, ROUTE
-from chassis.http.replies import problem, reply
+from chassis.http.reading import CLOSE, ROUTE, prefers_html
+from chassis.http.replies import problem, problem_page, reply
 from chassis.http.routes import KIB, Handler, Route, get
 from chassis.problems import (
     BadRequest,
@@ -75,7 +75,8 @@ def application(
     """An aiohttp application that answers `routes`, and on its own paths how it fares.
 
     Those are /healthz, /readyz (runs `checks`), /metrics, /openapi.json and /docs. Every error
-    leaves as a problem; every request makes a span and counts under its route's template.
+    leaves as a problem, which is a page for who would rather read HTML; every request makes a span
+    and counts under its route's template.
     """
     document = openapi.document(name, version, description, routes)
     table = [*routes, *_own_routes(checks, msgspec.json.encode(document))]
@@ -217,7 +218,10 @@ def _request_id(request: web.Request) -> str:
 
 
 def _refusal(error: Problem, request: web.Request) -> web.Response:
-    response = problem(error, request[REQUEST_ID])
+    if prefers_html(request.headers.get(hdrs.ACCEPT, "")):
+        response = problem_page(error, request[REQUEST_ID])
+    else:
+        response = problem(error, request[REQUEST_ID])
     if error.headers.get("Connection") == "close":
         response.force_close()
     return response

@@ -101,6 +101,19 @@ def query(request: web.Request, type_: type[T]) -> T:
         raise BadQuery(errors=[fault(str(error))]) from error
 
 
+def prefers_html(accept: str) -> bool:
+    """Whether `text/html` is named with a higher weight than JSON."""
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        try:
+            weights[media] = float(quality)
+        except ValueError:
+            weights[media] = 0.0
+    return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)
+
+
 def fault(message: str) -> Fault:
     """The fault that msgspec's `message` describes, its path as a JSON pointer."""
     parts = _AT.fullmatch(message)

@@ -1,11 +1,14 @@
 """Replies: JSON, HTML and problems as aiohttp responses. Knows no request."""
 
 from collections.abc import Mapping
+from functools import cache
 
+import jinja2
 import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
+from chassis.pages import templates
 from chassis.problems import Problem
 
 _encode = msgspec.json.Encoder().encode
@@ -48,3 +51,20 @@ def problem(error: Problem, request_id: str) -> web.Response:
     sent["Cache-Control"] = "no-store"
     sent["X-Request-Id"] = request_id
     return web.Response(body=_encode(error.body(request_id)), status=error.status, headers=sent)
+
+
+def problem_page(error: Problem, request_id: str) -> web.Response:
+    """The same for people, in the shop's frame."""
+    html = _problem_page().render(problem=error, request_id=request_id)
+    sent = {
+        **error.headers,
+        "Cache-Control": "private, no-store",
+        "Surrogate-Control": 'no-store, content="ESI/1.0"',
+        "X-Request-Id": request_id,
+    }
+    return page(html, status=error.status, headers=sent)
+
+
+@cache
+def _problem_page() -> jinja2.Template:
+    return templates("chassis").get_template("problem.html")
