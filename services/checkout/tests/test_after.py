@@ -35,7 +35,7 @@ from checkout.store.problems import IdempotencyKeyReused, NotConfirmed, NotLeft
 from checkout.store.projections import Projections
 from checkout.store.rows import OrderView
 from payments.app import Simulator
-from payments.domain import Fault, Script
+from payments.domain import Fault, Script, Settled
 from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
 from shop_contracts.types import Line
 
@@ -381,6 +381,49 @@ async def test_a_refund_survives_every_fault_and_the_money_goes_back_once(
     view = await viewed(work.orders, order_id)
     assert [RefundState.REFUNDED] == [one.state for one in view.refunds]
     assert [(again.key, 2_000)] == given_back(simulator)
+
+
+@pytest.mark.connected
+@pytest.mark.parametrize(
+    ("status", "state", "given"),
+    [("succeeded", RefundState.REFUNDED, 2_000), ("failed", RefundState.FAILED, 0)],
+)
+async def test_a_refund_that_the_provider_has_yet_to_decide_is_shown_as_that(
+    work: worker.Work,
+    simulator: Simulator,
+    make: Any,
+    sent: Sent,
+    own: Database,
+    status: Any,
+    state: RefundState,
+    given: int,
+) -> None:
+    order_id = await bought(work, make)
+    await work.after.refund(order_id, KEY, back(2, restock=True))
+    simulator.follow(Script(faults=[Fault(on="refund", does="pending")]))
+
+    ask = await claimed(work.after)
+    await worker._ask_back(work, ask)
+    pending = await viewed(work.orders, order_id)
+    too_early = await work.after.claim(1, LEASE)
+    told = [event for event in await sent(own) if isinstance(event.data, OrderRefundedV1)]
+    (taken,) = (one for kept in simulator.bank.refunds.values() for one in kept)
+    simulator.settle(taken["id"], Settled(status=status))
+    await work.orders.hurry("evt_1", ask.key)
+    (again,) = await _due(work)
+    await worker._ask_back(work, again)
+
+    assert ([RefundState.PENDING], 0) == (
+        [one.state for one in pending.refunds],
+        pending.refunded_minor,
+    )
+    assert ([], []) == (too_early, told)
+    view = await viewed(work.orders, order_id)
+    assert ([state], given) == (
+        [one.state for one in view.refunds],
+        view.refunded_minor,
+    )
+    assert [(ask.key, given)] * bool(given) == given_back(simulator)
 
 
 async def _due(work: worker.Work) -> list[RefundAsk]:

@@ -24,9 +24,10 @@ Reason: TypeAlias = Literal["returned", "damaged", "not_delivered", "goodwill"]
 
 
 class RefundState(StrEnum):
-    """How far a refund is."""
+    """How far a refund is; `PENDING` has been taken by the provider, who decides later."""
 
     REQUESTED = "requested"
+    PENDING = "pending"
     REFUNDED = "refunded"
     FAILED = "failed"
 
@@ -73,7 +74,7 @@ class RefundLine(Struct, frozen=True, kw_only=True):
 
 
 class Refund(Struct, frozen=True, kw_only=True):
-    """Money on its way back, or there; `failure` is the provider's reason not to."""
+    """Money on its way back, or there once `refunded`; `failure` is the provider's reason."""
 
     refund_id: UUID
     state: RefundState

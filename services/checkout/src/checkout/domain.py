@@ -82,6 +82,12 @@ class Refused(Struct, frozen=True):
     reason: str
 
 
+class Pending(Struct, frozen=True):
+    """The provider has taken it and decides later; `ref` is its name for it."""
+
+    ref: str
+
+
 Answer: TypeAlias = Approved | Refused
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from opentelemetry import trace
 
 from chassis import telemetry
-from checkout.domain import Answer, DeadlinePassed, Op
+from checkout.domain import Answer, DeadlinePassed, Op, Pending
 from checkout.provider import Provider
 from checkout.store.after import After, RefundAsk
 from checkout.store.carts import Carts
@@ -37,6 +37,8 @@ tracer = trace.get_tracer(__name__)
 A = TypeVar("A")
 
 LEASE = timedelta(seconds=30)
+DECIDED_LATER = timedelta(minutes=10)
+"""When a refund that the provider has yet to decide is looked at, unless a webhook tells sooner."""
 PROVIDER_SECONDS = 10
 AT_ONCE = 64
 PAYMENT_POLL_SECONDS = 0.03
@@ -190,7 +192,10 @@ async def _ask_back_once(work: Work, ask: RefundAsk) -> None:
             if ask.attempt > 1:  # an attempt without an answer may have been carried out
                 answer = await work.provider.refunded(ask.key, ask.ref)
             answer = answer or await work.provider.refund(ask.key, ask.ref, ask.amount_minor)
-        await work.after.answered(ask, answer)
+        if isinstance(answer, Pending):
+            await work.after.pending(ask, answer, DECIDED_LATER)
+        else:
+            await work.after.answered(ask, answer)
     except Exception as error:  # noqa: BLE001 - no answer, for whatever reason: ask again
         log.warning("refund %s, attempt %d: %r", ask.refund_id, ask.attempt, error)
         with suppress(Exception):  # the lease ends by itself

@@ -19,9 +19,21 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from chassis.process import serve
 from chassis.settings import load
-from payments.domain import Bank, Change, Failure, Fault, Form, Json, Operation, Script
+from payments.domain import (
+    Bank,
+    Change,
+    Failure,
+    Fault,
+    Form,
+    Json,
+    Operation,
+    Script,
+    Settled,
+)
 from payments.settings import PREFIX, Settings
 
+ASIDE = {"decline", "pending"}
+"""Faults that are asked for by what they do."""
 WEBHOOK_TRIES = 8
 WEBHOOK_SECONDS = 5
 SLOW_TOKEN_SECONDS = 2.0
@@ -92,6 +104,16 @@ class Simulator:
         """Whether the script declines the next of these."""
         return self._fault(op, "decline") is not None
 
+    def leaves_pending(self) -> bool:
+        """Whether the script leaves the next refund pending."""
+        return self._fault("refund", "pending") is not None
+
+    def settle(self, refund_id: str, settled: Settled) -> Json:
+        """Decide a pending refund, and tell the shop. Raises Failure."""
+        change = self.bank.settle(refund_id, settled, _now())
+        self._write(change)
+        return change.reply
+
     async def stop(self) -> None:
         """Send nothing more."""
         for task in self._sending:
@@ -119,13 +141,16 @@ class Simulator:
             # as at Stripe, the key is answered with the 500 from now on: only a query tells more
             body = _failure("api_error", "An error occurred while processing your request.")
             self.bank.answers[key] = msgspec.structs.replace(change, status=500, reply=body)
+        kept = self.bank.answers.get(key, change)
+        self._write(kept)
+        return kept
+
+    def _write(self, change: Change) -> None:
         if self._journal is not None:
-            kept = self.bank.answers.get(key, change)
-            self._journal.write(msgspec.json.encode(kept) + b"\n")
+            self._journal.write(msgspec.json.encode(change) + b"\n")
             self._journal.flush()
         if change.event is not None:
             self._tell(change.event)
-        return self.bank.answers.get(key, change)
 
     async def _waits(self, form: Form, fault: Fault | None) -> None:
         if fault is not None and fault.does == "slow":
@@ -145,7 +170,8 @@ class Simulator:
 
     def _fault(self, op: Operation, only: str | None = None) -> Fault | None:
         for place, (fault, left) in enumerate(self._faults):
-            fits = fault.on in (op, "any") and (only is None) == (fault.does != "decline")
+            meant = fault.does == only if only else fault.does not in ASIDE
+            fits = fault.on in (op, "any") and meant
             if fits and random.random() < fault.chance:  # noqa: S311 - a fault, not a secret
                 self._faults[place : place + 1] = [(fault, left - 1)] if left > 1 else []
                 return fault
@@ -240,9 +266,11 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 async def refund(request: web.Request) -> web.StreamResponse:
     sim = request.app[SIMULATOR]
-    return await sim.carry_out(
-        request, "refund", lambda key, asked, form: sim.bank.refund(key, asked, form, _now())
-    )
+
+    def act(key: str, asked: str, form: Form) -> Change:
+        return sim.bank.refund(key, asked, form, _now(), pending=sim.leaves_pending())
+
+    return await sim.carry_out(request, "refund", act)
 
 
 async def retrieve(request: web.Request) -> web.StreamResponse:
@@ -269,6 +297,11 @@ async def put_script(request: web.Request) -> web.StreamResponse:
     script = msgspec.json.decode(await request.read(), type=Script)
     request.app[SIMULATOR].follow(script)
     return web.json_response(msgspec.to_builtins(script))
+
+
+async def put_refund(request: web.Request) -> web.StreamResponse:
+    settled = msgspec.json.decode(await request.read(), type=Settled)
+    return web.json_response(request.app[SIMULATOR].settle(request.match_info["refund"], settled))
 
 
 async def ledger(request: web.Request) -> web.StreamResponse:
@@ -352,6 +385,7 @@ ROUTES = [
     web.post("/v1/refunds", refund),
     web.get("/v1/refunds", refunds),
     web.put("/simulator/script", put_script),
+    web.put("/simulator/refunds/{refund}", put_refund),
     web.get("/simulator/ledger", ledger),
     web.get("/readyz", ready),
     web.get("/healthz", ready),

@@ -38,6 +38,7 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "lose_answer",  # it was done, and then the connection ends: the time-out after charging
         "slow",  # it is done, and the answer takes `seconds`
         "decline",  # the card is declined
+        "pending",  # a refund is taken, and decided when somebody settles it
         "in_use",  # a 409: the key is being used
     ]
     times: Annotated[int, Meta(ge=1)] = 1
@@ -62,6 +63,12 @@ class Script(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     faults: list[Fault] = []
     webhooks: Deliveries = Deliveries()
+
+
+class Settled(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a pending refund ends."""
+
+    status: Literal["succeeded", "failed"]
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -124,7 +131,8 @@ class Bank:
         if change.intent is not None:
             self.intents[change.intent["id"]] = change.intent
         if change.refund is not None:
-            self.refunds.setdefault(change.refund["payment_intent"], []).append(change.refund)
+            kept = self.refunds.setdefault(change.refund["payment_intent"], [])
+            kept[:] = [one for one in kept if one["id"] != change.refund["id"]] + [change.refund]
         if change.entry is not None:
             self.ledger.append(change.entry)
         return change
@@ -194,10 +202,16 @@ class Bank:
         kind = "payment_intent.canceled"
         return self._moves(key, asked, moved, "canceled", intent["amount"], kind, now)
 
-    def refund(self, key: str, asked: str, form: Form, now: int) -> Change:
+    def refund(
+        self, key: str, asked: str, form: Form, now: int, *, pending: bool = False
+    ) -> Change:
         """Give back of what was captured. Raises Failure."""
         intent = self._in("succeeded", form.get("payment_intent", ""), "refunded")
-        given = sum(refund["amount"] for refund in self.refunds.get(intent["id"], []))
+        given = sum(
+            refund["amount"]
+            for refund in self.refunds.get(intent["id"], [])
+            if refund["status"] != "failed"
+        )
         left = intent["amount_received"] - given
         amount = _amount(form, "amount") if "amount" in form else left
         if not 0 < amount <= left:
@@ -215,15 +229,9 @@ class Bank:
             "created": now,
             "metadata": _metadata(form),
             "payment_intent": intent["id"],
-            "status": "succeeded",
+            "status": "pending" if pending else "succeeded",
         }
-        entry = Entry(
-            intent=intent["id"],
-            reference=refund["metadata"].get("reference", ""),
-            op="refunded",
-            amount=amount,
-            currency=intent["currency"],
-        )
+        entry = None if pending else _given(refund)
         event = _event("charge.refunded", refund, now)
         return self.takes(
             Change(
@@ -234,6 +242,25 @@ class Bank:
                 refund=refund,
                 entry=entry,
                 event=event,
+            )
+        )
+
+    def settle(self, refund_id: str, settled: Settled, now: int) -> Change:
+        """Decide a pending refund. Raises Failure."""
+        known = (one for kept in self.refunds.values() for one in kept if one["id"] == refund_id)
+        refund = next(known, None)
+        if refund is None or refund["status"] != "pending":
+            raise Failure(404, "invalid_request_error", "resource_missing", "No such refund.")
+        refund = refund | {"status": settled.status}
+        return self.takes(
+            Change(
+                key="",
+                asked="",
+                status=200,
+                reply=refund,
+                refund=refund,
+                entry=_given(refund) if settled.status == "succeeded" else None,
+                event=_event("refund.updated", refund, now),
             )
         )
 
@@ -292,6 +319,16 @@ class Bank:
                 event=_event(kind, intent, now),
             )
         )
+
+
+def _given(refund: Json) -> Entry:
+    return Entry(
+        intent=refund["payment_intent"],
+        reference=refund["metadata"].get("reference", ""),
+        op="refunded",
+        amount=refund["amount"],
+        currency=refund["currency"],
+    )
 
 
 def _event(kind: str, thing: Json, now: int) -> Json:

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from msgspec import Struct
 
-from checkout.domain import Answer, Approved, Op, Refused
+from checkout.domain import Answer, Approved, Op, Pending, Refused
 from checkout.provider import BadWebhook, NoAnswer, Notice
 
 TIMEOUT = ClientTimeout(total=8, sock_connect=3)
@@ -87,7 +87,7 @@ class Stripe:
             return Approved(ref)
         return await self._changes(Op.VOID, f"/v1/payment_intents/{ref}/cancel", key, ref, {})
 
-    async def refund(self, key: str, ref: str, amount_minor: int) -> Answer:
+    async def refund(self, key: str, ref: str, amount_minor: int) -> Answer | Pending:
         if ref == FREE or amount_minor == 0:
             return Approved(FREE)
         form = {
@@ -107,7 +107,7 @@ class Stripe:
         found = await self._get(f"/v1/payment_intents/search?query={query}")
         return next((_authorised(intent) for intent in found["data"]), None)
 
-    async def refunded(self, key: str, ref: str) -> Answer | None:
+    async def refunded(self, key: str, ref: str) -> Answer | Pending | None:
         if ref == FREE:
             return None
         found = await self._get(f"/v1/refunds?payment_intent={quote(ref)}&limit=100")
@@ -221,10 +221,12 @@ def _settled(op: Op, intent: Mapping[str, Any]) -> Answer | None:
     return None
 
 
-def _refund(refund: Mapping[str, Any]) -> Answer:
+def _refund(refund: Mapping[str, Any]) -> Answer | Pending:
     match refund["status"]:
-        case "succeeded" | "pending":
+        case "succeeded":
             return Approved(str(refund["id"]))
+        case "pending" | "requires_action":
+            return Pending(str(refund["id"]))
         case "failed" | "canceled":
             return Refused(str(refund.get("failure_reason") or "the refund failed"))
     raise _undecided(refund)

@@ -25,7 +25,7 @@ from chassis.database import Database, LostRace
 from chassis.problems import Fault, Invalid, NotFound
 from checkout import after
 from checkout.after import Excess, Paid, Refund, RefundState, RefundWanted, Shipment, ShipmentWanted
-from checkout.domain import Answer, Approved, Asked, Op, Order, Status
+from checkout.domain import Answer, Approved, Asked, Op, Order, Pending, Status
 from checkout.letters import ANY_SHOP, Shop
 from checkout.store import hooks, invoices, mails, parcels, placing, rows, tables
 from checkout.store.problems import IdempotencyKeyReused, NotConfirmed, NotLeft
@@ -36,6 +36,8 @@ _failed = metrics.get_meter(__name__).create_counter(
     "shop_refunds_failed", description="refunds that the provider refused for good"
 )
 
+OPEN = {RefundState.REQUESTED, RefundState.PENDING}
+"""A refund that has not ended."""
 FORM = {"unknown-sku", "twice", "nothing"}
 """What is wrong whatever the order's state."""
 SAYS = {
@@ -170,6 +172,19 @@ class After:
 
         await self._database.write(work)
 
+    async def pending(self, ask: RefundAsk, answer: Pending, pause: timedelta) -> None:
+        """The provider has taken it: look after `pause` what became of it, or when it says so."""
+        table = tables.refunds
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(
+                sa.update(table)
+                .where(table.c.id == ask.refund_id, table.c.state == Asked.SENT.value)
+                .values(psp_ref=answer.ref, next_at=datetime.now(UTC) + pause)
+            )
+
+        await self._database.write(work)
+
     async def answered(self, ask: RefundAsk, answer: Answer) -> None:
         """Record the provider's answer and tell of it; counts once."""
         failed = await self._database.write(
@@ -237,7 +252,7 @@ async def _ends(
     at = await _standing(connection, ask.order_id)
     known = (one for one in at.refunds if one.refund_id == ask.refund_id) if at else iter(())
     refund = next(known, None)
-    if at is None or refund is None or refund.state is not RefundState.REQUESTED:
+    if at is None or refund is None or refund.state not in OPEN:
         return False
     failed = not isinstance(answer, Approved)
     table = tables.refunds

@@ -40,7 +40,7 @@ async def refunds(connection: AsyncConnection, order_id: UUID) -> list[Refund]:
     return [
         Refund(
             refund_id=row.id,
-            state=STATES[row.state],
+            state=_state(row),
             lines=lines[row.id],
             shipping_minor=row.shipping_minor,
             amount_minor=row.amount_minor,
@@ -51,6 +51,11 @@ async def refunds(connection: AsyncConnection, order_id: UUID) -> list[Refund]:
         )
         for row in found
     ]
+
+
+def _state(row: Any) -> RefundState:
+    taken = row.state == Asked.SENT.value and row.psp_ref is not None
+    return RefundState.PENDING if taken else STATES[row.state]
 
 
 async def shipments(connection: AsyncConnection, order_id: UUID) -> list[Shipment]:
