@@ -150,7 +150,7 @@ async def test_an_order_keeps_what_the_cart_showed(shop: Client, own: Database, 
 
 
 async def test_the_country_of_the_address_counts(shop: Client) -> None:
-    address = {"street": "Ring 1", "city": "Wien", "country": "AT"}
+    address = {"street": "Ring 1", "city": "Wien", "postcode": "1010", "country": "AT"}
 
     _, accepted = await order(shop, await a_cart(shop), country="DE", address=address)
 
@@ -211,7 +211,9 @@ async def test_a_shopper_without_scripts_chooses_country_and_shipping(shop: Clie
     form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', abroad))
     async with shop.post(
         "/checkout",
-        data=form | {"email": "ada@example.com", "payment": "tok_ok"},
+        data=form
+        | {"email": "ada@example.com", "payment": "tok_ok", "name": "Ada"}
+        | {"street": "Ring 1", "city": "Wien", "postcode": "1010"},
         allow_redirects=False,
     ) as answer:
         where = answer.headers["Location"]
