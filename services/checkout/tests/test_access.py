@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import RFC_4122
 
+import msgspec
 import pytest
 import uuid_utils.compat as uuids
 from aiohttp import ClientSession
@@ -34,6 +35,17 @@ HOME = {
 THINGS = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}")
 OWNED = {"order", "cart", "address"}
 """Names in paths that mean a thing of one customer's."""
+SENT = {
+    "address": "the one to write, not an id",
+    "address_id": "test_destinations: of the customer's own book",
+    "billing_address_id": "test_destinations: of the customer's own book",
+    "cart_id": "test_merging: another customer's is no guest's",
+    "cart": "the proof of a guest, compared and never looked up",
+    "cursor": "a place in the customer's own list",
+    "older_than": "a place in the customer's own list",
+    "reservation_id": "taken over by stock, for whoever knows it",
+}
+"""Where it is tried, or why it need not be, that an id in a body or a query opens nothing."""
 PUBLIC = {"sku"}
 """Names in paths that mean the same to everybody."""
 
@@ -57,7 +69,41 @@ def test_every_name_in_a_path_is_somebodys_or_everybodys() -> None:
     for route in app.ROUTES:
         names = set(THINGS.findall(route.path))
         assert route.scope is not None or names & OWNED or names <= PUBLIC, named(route)
-    assert {"/orders/{order}", "/carts/{cart}"} <= {route.path for route in ASKED}
+    assert {
+        "/orders/{order}",
+        "/orders/{order}/events",
+        "/orders/{order}/invoice.pdf",
+        "/carts/{cart}",
+        "/me/addresses/{address}",
+    } <= {route.path for route in ASKED}
+
+
+def ids_in(shape: Any) -> set[str]:
+    """The fields of a body or a query, however deep, that may hold the id of something."""
+    match msgspec.inspect.type_info(shape) if isinstance(shape, type) else shape:
+        case msgspec.inspect.StructType(fields=fields):
+            deeper = [ids_in(field.type) for field in fields]
+            named = {f.name for f in fields if f.name.endswith("_id") or f.name in OWNED}
+            uuids_ = {f.name for f in fields if "UUIDType" in repr(f.type)}
+            return named.union(uuids_, *deeper)
+        case msgspec.inspect.UnionType(types=types):
+            return set[str]().union(*(ids_in(one) for one in types))
+        case msgspec.inspect.ListType(item_type=item):
+            return ids_in(item)
+    return set()
+
+
+def test_every_id_that_is_sent_is_known_to_be_ones_own_or_to_lead_to_nothing() -> None:
+    sent = {
+        name
+        for route in app.ROUTES
+        if route.scope is None
+        for shape in (route.body, route.query)
+        if shape is not None
+        for name in ids_in(shape)
+    }
+
+    assert set(SENT) == sent
 
 
 @pytest.fixture
