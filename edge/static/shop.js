@@ -1,5 +1,28 @@
-// Keeps the stock labels of a page live. The page is whole without it, and stays as it was when the
-// socket cannot be had. Only text and a class of ours are written, never markup.
+// What a page that is the same for everybody cannot say: what is in the cart, and how stock moves.
+// The page is whole without it. Only text and a class of ours are written, never markup.
+
+// The last page of one's own has said how much is in the cart; while that is something, it is asked
+// for anew, for an order empties the cart later. Who has no cart asks for nothing.
+(() => {
+  "use strict";
+  const link = document.querySelector(".cart-link");
+  if (!link) return;
+
+  function show(units) {
+    localStorage.setItem("units", units);
+    link.textContent = units > 0 ? `Cart (${units})` : "Cart";
+  }
+
+  async function ask() {
+    const answer = await fetch("/fragments/cart");
+    if (answer.ok) show(Number(/data-units="(\d+)"/.exec(await answer.text())?.[1] ?? 0));
+  }
+
+  if (link.dataset.units !== undefined) show(Number(link.dataset.units));
+  else if (Number(localStorage.getItem("units")) > 0) ask().catch(() => {});
+})();
+
+// Keeps the stock labels of a page live, and leaves them as they are when the socket cannot be had.
 (() => {
   "use strict";
   const MOST = 100;

@@ -500,7 +500,7 @@ async def test_what_is_wrong_with_an_address_stands_beside_it(browsers: Browsers
 
     assert 422 == answer.status
     assert "Please check the address" in answer.text
-    assert "It is not one of this country" in answer.text
+    assert "This country has none like it." in answer.text
     assert "Domstraße 1" in answer.text
 
 

@@ -177,8 +177,8 @@ async def invoice(request: web.Request) -> web.Response:
 
 async def cart_fragment(request: web.Request) -> web.Response:
     """The link to the cart with the number of units in it."""
-    view = await visitor.cart(request)
-    units = sum(line.qty for line in view.lines) if view else 0
+    id_ = await visitor.cart_id(request)
+    units = await request.app[visitor.CHECKOUT].units(id_) if id_ else 0
     return page(_cart_fragment.render(units=units), headers=PRIVATE)
 
 

@@ -30,7 +30,7 @@ _FIELDS = {
 }
 _DETAILS = {
     "required": "This country's addresses need it.",
-    "invalid": "It is not one of this country's.",
+    "invalid": "This country has none like it.",
 }
 
 

@@ -116,6 +116,12 @@ class Checkout:
         """The cart as it stands, when it is sent so. Raises NotFound."""
         return await self.priced(await self._carts.get(cart_id), delivery)
 
+    async def units(self, cart_id: str) -> int:
+        """How many units are in the cart; none where there is no such cart."""
+        with suppress(NotFound):
+            return sum((await self._carts.get(cart_id)).lines.values())
+        return 0
+
     async def shipping(self, cart_id: str, delivery: Delivery) -> ShippingView:
         """The ways to send the cart. Raises NotFound."""
         quote = await self._quote(await self._carts.get(cart_id), None, delivery)
