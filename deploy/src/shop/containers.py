@@ -30,7 +30,7 @@ from shop.servers import (
 COMPOSE_FILE = ROOT / "compose.yaml"
 PURGE_SUBNET = os.environ.get("PURGE_SUBNET", "10.213.7.0/28")
 ASK_SECONDS = 20
-READY_SECONDS = 600
+READY_SECONDS = 1200
 EVERYWHERE = "0.0.0.0"  # noqa: S104 -- in a container: its networks decide who reaches it
 
 
