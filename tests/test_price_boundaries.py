@@ -1,6 +1,7 @@
 """A price that begins by itself is everywhere at once, and nobody has to ask for it."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -23,12 +24,16 @@ async def test_a_promotion_is_in_search_page_and_cart_once_it_begins(
     path = f"/p/{(await shop.found(sku))[0]['slug']}"
     since = await shop.end_of("stock")
 
-    async def search() -> int:
-        return int((await shop.found(sku))[0]["price"])
+    async def search() -> tuple[int, int | None]:
+        (hit,) = await shop.found(sku)
+        return hit["price"], hit["was"]
 
-    async def page() -> bool:
+    async def shows(path: str) -> bool:
+        """Whether a page, through the cache, has the new price and the old one struck out."""
         async with shop.http.get(shop.edge + path) as answer:
-            return "12.50" in await answer.text()
+            html = await answer.text()
+        old = re.search(r'<s class="list-price">([^<]*)</s>', html)
+        return "12.50" in html and old is not None and "20.00" in old[1]
 
     async def total() -> int:
         return int((await shop.get(f"/api/carts/{cart}"))["total_minor"])
@@ -49,14 +54,16 @@ async def test_a_promotion_is_in_search_page_and_cart_once_it_begins(
             ]
         },
     )
-    assert (2_000, False, 2_000) == (await search(), await page(), await total())
+    pages = (path, f"/s?q={sku}")
+    assert ((2_000, None), 2_000) == (await search(), await total())
+    assert [False, False] == [await shows(page) for page in pages]
 
     # Nobody asks for anything until it has begun.
     left = (begin - datetime.now(UTC)).total_seconds()
     await asyncio.sleep(left)
     await asyncio.gather(
-        until(search, lambda price: price == 1_250),
-        until(page, bool),
+        until(search, lambda prices: prices == (1_250, 2_000)),
+        *(until(lambda page=page: shows(page), bool) for page in pages),
         until(total, lambda sum_: sum_ == 1_250),
     )
     record_property("seconds", (datetime.now(UTC) - begin).total_seconds())

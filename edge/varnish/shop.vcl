@@ -32,10 +32,13 @@ sub vcl_recv {
     unset req.http.Cookie;
     call tidy_query;
     # On a restart the origin has just failed: then, as when it is sick, an hour old is good.
-    if (req.restarts == 0 && std.healthy(req.backend_hint)) {
-        set req.grace = 10s;
-    } else {
+    if (req.restarts > 0 || !std.healthy(req.backend_hint)) {
         set req.grace = 1h;
+    } elsif (req.backend_hint == search) {
+        # No event purges results: the old price would be shown once more.
+        set req.grace = 0s;
+    } else {
+        set req.grace = 10s;
     }
     return (hash);
 }

@@ -24,6 +24,7 @@ offers = st.builds(
         available=stock % 3,
         price_version=price,
         price={"EUR": price} if price else {},
+        was={"EUR": 2 * price} if price else {},
     ),
     st.integers(0, 9),
     st.integers(0, 9),
@@ -59,10 +60,12 @@ def test_a_variant_takes_the_newer_of_stock_and_of_price_apart() -> None:
     product = Product(
         product_id="p", catalog_version=1, withdrawn=False, slug="p", variants=[variant]
     )
-    offer = Offer(sku="A", stock_version=4, available=9, price_version=2, price={"EUR": 7})
+    offer = Offer(
+        sku="A", stock_version=4, available=9, price_version=2, price={"EUR": 7}, was={"EUR": 9}
+    )
     (shown,) = domain.with_offers(product, {"A": offer}).variants
 
-    assert (2, {"EUR": 7}) == (shown.available, shown.price)
+    assert (2, {"EUR": 7}, {"EUR": 9}) == (shown.available, shown.price, shown.was)
 
 
 def test_the_price_shown_is_everybodys_price_for_one_unit() -> None:
@@ -70,10 +73,11 @@ def test_the_price_shown_is_everybodys_price_for_one_unit() -> None:
         PriceChangedV1(
             sku="A",
             prices=[
-                Price(currency="EUR", amount_minor=900, group="trade"),
+                Price(currency="EUR", amount_minor=900, list_minor=950, group="trade"),
                 Price(currency="EUR", amount_minor=800, min_qty=10),
-                Price(currency="EUR", amount_minor=1000),
+                Price(currency="EUR", amount_minor=1000, list_minor=1250),
                 Price(currency="USD", amount_minor=1100),
+                Price(currency="CHF", amount_minor=1200, list_minor=1200),
             ],
         ),
         id=uuid4(),
@@ -81,7 +85,8 @@ def test_the_price_shown_is_everybodys_price_for_one_unit() -> None:
     )
     (offer,) = domain.offers_in(event)
 
-    assert {"EUR": 1000, "USD": 1100} == offer.price
+    assert {"EUR": 1000, "USD": 1100, "CHF": 1200} == offer.price
+    assert {"EUR": 1250} == offer.was
 
 
 @pytest.mark.parametrize("typed", ["ab-12.X", "AB12X", "ab 12 x", "A.B-1_2x"])
@@ -115,7 +120,7 @@ def test_a_hit_shows_the_price_of_the_variants_that_pass() -> None:
         name="Boots",
         published_at=datetime.now(UTC),
         variants=[
-            Variant(sku="A", sku_normalised="a", price={"EUR": 500}),
+            Variant(sku="A", sku_normalised="a", price={"EUR": 500}, was={"EUR": 700}),
             Variant(sku="B", sku_normalised="b", price={"EUR": 900}, in_stock=True),
             Variant(sku="C", sku_normalised="c", in_stock=True),
         ],
@@ -126,4 +131,5 @@ def test_a_hit_shows_the_price_of_the_variants_that_pass() -> None:
 
     assert (500, True, ["A", "B", "C"]) == (everything.price, everything.in_stock, everything.skus)
     assert (900, ["B", "C"]) == (stocked.price, stocked.skus)
-    assert elsewhere.price is None
+    assert (700, None) == (everything.was, stocked.was)
+    assert (None, None) == (elsewhere.price, elsewhere.was)

@@ -66,6 +66,7 @@ async def test_a_hit_says_what_a_list_shows(outdoor: Any, say: Any) -> None:
         "brand": "Daybird",
         "image": {"url": "https://images.example/boots.webp", "alt": "Summit Hiking Boots"},
         "price": 5000,
+        "was": None,
         "currency": "EUR",
         "in_stock": True,
         "skus": ["BOOT-38", "BOOT-45"],

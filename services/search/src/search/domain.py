@@ -19,6 +19,7 @@ from shop_contracts.envelope import Event
 from shop_contracts.events.base import Fact
 from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1
 from shop_contracts.events.stock import PriceChangedV1, StockChangedV1
+from shop_contracts.events.stock.price_changed_v1 import Price
 from shop_contracts.types import Currency, Minor
 
 WINDOW = 10_000
@@ -37,6 +38,7 @@ class Offer(Struct, frozen=True, kw_only=True):
     available: int = 0
     price_version: int = 0
     price: dict[str, int] = {}
+    was: dict[str, int] = {}
 
 
 class Variant(Struct, frozen=True, kw_only=True):
@@ -50,6 +52,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     in_stock: bool = False
     price_version: int = 0
     price: dict[str, int] = {}
+    was: dict[str, int] = {}
 
 
 class Category(Struct, frozen=True, kw_only=True):
@@ -130,20 +133,29 @@ def offers_in(event: Event[Fact]) -> list[Offer]:
     if isinstance(data, StockChangedV1):
         return [Offer(sku=data.sku, stock_version=version, available=data.available)]
     if isinstance(data, PriceChangedV1):
-        return [Offer(sku=data.sku, price_version=version, price=_everybodys_price(data))]
+        price, was = _everybodys_prices(data)
+        return [Offer(sku=data.sku, price_version=version, price=price, was=was)]
     if isinstance(data, ProductPublishedV1):
         claim = [str(data.product_id)]
         return [Offer(sku=variant.sku, products=claim) for variant in data.variants]
     return []
 
 
-def _everybodys_price(data: PriceChangedV1) -> dict[str, int]:
-    price: dict[str, int] = {}
+def _everybodys_prices(data: PriceChangedV1) -> tuple[dict[str, int], dict[str, int]]:
+    """By currency: the lowest price for one unit, and what it was before it was lowered."""
+    lowest: dict[str, Price] = {}
     for entry in data.prices:
         if entry.group is None and entry.min_qty == 1:
-            lowest = price.get(entry.currency, entry.amount_minor)
-            price[entry.currency] = min(lowest, entry.amount_minor)
-    return price
+            known = lowest.setdefault(entry.currency, entry)
+            if entry.amount_minor < known.amount_minor:
+                lowest[entry.currency] = entry
+    price = {currency: entry.amount_minor for currency, entry in lowest.items()}
+    was = {
+        currency: entry.list_minor
+        for currency, entry in lowest.items()
+        if entry.list_minor is not None and entry.list_minor > entry.amount_minor
+    }
+    return price, was
 
 
 def join_offers(one: Offer, other: Offer) -> Offer:
@@ -157,6 +169,7 @@ def join_offers(one: Offer, other: Offer) -> Offer:
         available=stock.available,
         price_version=price.price_version,
         price=price.price,
+        was=price.was,
     )
 
 
@@ -231,7 +244,9 @@ def _newest(variant: Variant, offer: Offer | None) -> Variant:
             in_stock=offer.available > 0,
         )
     if offer.price_version > variant.price_version:
-        variant = replace(variant, price_version=offer.price_version, price=offer.price)
+        variant = replace(
+            variant, price_version=offer.price_version, price=offer.price, was=offer.was
+        )
     return variant
 
 
@@ -321,6 +336,7 @@ class Hit(Struct, frozen=True, kw_only=True):
     brand: str | None
     image: Image | None
     price: Annotated[int | None, Meta(description="the lowest, in minor units")]
+    was: Annotated[int | None, Meta(description="what that one was before it was lowered")] = None
     currency: Currency
     in_stock: bool
     skus: list[str]
@@ -329,14 +345,19 @@ class Hit(Struct, frozen=True, kw_only=True):
 def hit(product: Product, query: Query, currency: str) -> Hit:
     """The product as `query` finds it."""
     accepted = [variant for variant in product.variants if query.accepts(variant, currency)]
-    prices = [variant.price[currency] for variant in accepted if currency in variant.price]
+    cheapest = min(
+        (variant for variant in accepted if currency in variant.price),
+        key=lambda variant: variant.price[currency],
+        default=None,
+    )
     return Hit(
         product_id=UUID(product.product_id),
         slug=product.slug,
         name=product.name or "",
         brand=product.brand,
         image=product.image,
-        price=min(prices, default=None),
+        price=cheapest.price[currency] if cheapest else None,
+        was=cheapest.was.get(currency) if cheapest else None,
         currency=currency,
         in_stock=any(variant.in_stock for variant in accepted),
         skus=[variant.sku for variant in accepted],

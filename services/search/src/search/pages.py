@@ -18,7 +18,7 @@ from search.store import STORE
 PAGE_SIZE = 24
 
 CACHED = {
-    "Surrogate-Control": 'max-age=5, content="ESI/1.0"',
+    "Surrogate-Control": 'max-age=1, content="ESI/1.0"',
     "Cache-Control": "public, max-age=0, must-revalidate",
 }
 

@@ -63,6 +63,7 @@ OFFERS = {
         "available": LONG,
         "price_version": LONG,
         "price": SHOWN,
+        "was": SHOWN,
     },
 }
 
@@ -93,6 +94,7 @@ PRODUCTS = {
                 "in_stock": BOOLEAN,
                 "price_version": LONG,
                 "price": PRICE,
+                "was": SHOWN,
             },
         },
     },
