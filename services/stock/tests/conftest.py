@@ -26,6 +26,8 @@ from stock.app import connect
 from stock.bookkeeping import Bookkeeper
 from stock.domain import Action, Adjust
 from stock.journal import Journal
+from stock.parts import clock
+from stock.parts import time as time_of
 from stock.prices import PriceEntry, moment
 from stock.settings import Settings
 from stock.store import StockStore
@@ -173,6 +175,10 @@ class Shop:
     async def put(self, sku: str, units: int, **more: Any) -> None:
         await self.store.adjust(sku, Adjust(stock=units, action=Action.SET), **more)
 
+    async def now(self) -> int:
+        """Redis's time in ms."""
+        return clock(await time_of(self.redis))
+
     async def keys(self) -> list[str]:
         return [key async for key in self.redis.scan_iter(f"{self.prefix}*", count=1000)]
 
@@ -183,14 +189,11 @@ class Shop:
     async def state(self) -> dict[str, Any]:
         """Every key with what it holds; of the ledger what moved units.
 
-        Left out are the marks of events: the holds answer for them; and plans that were replaced:
-        who asks for that past is told how far back it is known.
+        Left out are the marks of events: the holds answer for them.
         """
         found: dict[str, Any] = {}
         for key in await self.keys():
             name = key.removeprefix(self.prefix)
-            if ":plans:" in name:
-                continue
             match await self.redis.type(key):
                 case "hash":
                     found[name] = await self.redis.hgetall(key)

@@ -148,6 +148,7 @@ async def test_a_ledger_that_is_not_the_same_any_more_stops_its_partition(
     await shop.put("chair", 5)
     await shop.books.catch_up()
     await shop.empty()
+    await shop.store.install.make()
     await shop.put("table", 1)
 
     with pytest.raises(LedgerLost):

@@ -1,7 +1,9 @@
 """An empty Redis becomes what the old one was, from the journal alone."""
 
 import asyncio
+import random
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -16,10 +18,10 @@ from shop_contracts.envelope import CONTENT_TYPE, encode
 from stock.auditor import Auditor, Bounds
 from stock.domain import build
 from stock.journal import Journal
-from stock.prices import PriceEntry
+from stock.prices import PriceEntry, moment
 from stock.rebuild import Heard, NotEmpty, Rebuild, heard
 from stock.settings import Settings
-from stock.store import StockStore
+from stock.store import KEPT_PLANS, StockStore
 
 pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
@@ -56,6 +58,35 @@ async def test_a_rebuilt_redis_equals_the_old_one(shop: Any, seed: int) -> None:
     await shop.bookkeeper().catch_up()
     with pytest.raises(NotEmpty):
         await rebuilding(shop).run(Heard())
+
+
+async def test_every_price_of_the_past_is_told_as_before(shop: Any) -> None:
+    draw, skus = random.Random(5), ["chair", "table", "desk"]
+    edits = [draw.choice(skus) for _ in range(60)] + ["desk"] * (KEPT_PLANS + 5)
+    for n, sku in enumerate(edits):
+        soon = moment(await shop.now() + draw.randint(1, 30))
+        ends = draw.choice((None, soon, soon + timedelta(days=9)))
+        prices = [
+            PriceEntry(currency="EUR", amount_minor=n),
+            PriceEntry(currency="EUR", amount_minor=1, promotion="sale", valid_until=ends),
+        ]
+        await shop.store.set_prices(sku, prices[draw.randint(0, 1) :])
+        await shop.store.turn_due()
+        if not n % 7:
+            await shop.books.catch_up()
+    await shop.books.catch_up()
+    plans = [await shop.redis.lrange(shop.store.slots[0].plans(sku), 0, -1) for sku in skus]
+    turns = sorted({int(text.partition("|")[0]) for texts in plans for text in texts})
+    times = [moment(at + more) for at in (turns[0] - 9_000, *turns) for more in (-1, 0, 1, 15)]
+    before = [await shop.store.prices(skus, at) for at in times]
+    await shop.empty()
+
+    done = await rebuilding(shop).run(Heard())
+
+    assert done.plans > KEPT_PLANS == max(map(len, plans))
+    assert plans == [await shop.redis.lrange(shop.store.slots[0].plans(sku), 0, -1) for sku in skus]
+    for at, prices in zip(times, before, strict=True):
+        assert prices == await shop.store.prices(skus, at)
 
 
 async def test_every_partition_is_followed_audited_and_filled_again(

@@ -56,11 +56,21 @@ class Units(Struct, frozen=True, kw_only=True):
         return self.recv, self.avail, self.resv, self.sold
 
 
+class Plan(Struct, frozen=True, kw_only=True):
+    """A plan of prices that another one has replaced."""
+
+    sku: str
+    version: int
+    since_ms: int
+    plan: str
+
+
 class Books(Struct):
-    """Rows by name, as they stand or as entries have made them."""
+    """Rows by name, as they stand or as entries have made them; `plans` are those replaced."""
 
     levels: dict[str, Units] = field(default_factory=dict)
     prices: dict[str, Fields] = field(default_factory=dict)
+    plans: list[Plan] = field(default_factory=list)
     holds: dict[str, Fields] = field(default_factory=dict)
     commands: dict[str, tuple[int, Fields]] = field(default_factory=dict)
 
@@ -84,6 +94,8 @@ def enter(books: Books, entries: Iterable[Entry]) -> None:
             case "hold":
                 books.holds[fields["name"]] = kept
             case "price":
+                if replaced := _replaced(fields["name"], books.prices.get(fields["name"]), kept):
+                    books.plans.append(replaced)
                 books.prices[fields["name"]] = kept
             case "key":
                 books.commands[fields["name"]] = entry.at_ms, kept
@@ -95,6 +107,19 @@ def enter(books: Books, entries: Iterable[Entry]) -> None:
                 pass
             case op:
                 raise UnknownEntry(f"{op} at {entry.id}")
+
+
+def _replaced(sku: str, was: Fields | None, now: Fields) -> Plan | None:
+    """The plan that stood until this one; None where it stands still, as at its boundaries."""
+    if was is None or "since" not in was or _planned(was) == _planned(now):
+        return None
+    since, plan = _planned(was)
+    return Plan(sku=sku, version=int(was["ver"]), since_ms=int(since), plan=plan)
+
+
+def _planned(prices: Fields) -> tuple[str, str]:
+    """Since when, and what: a plan that begins and ends nothing is what is in force."""
+    return prices.get("since", ""), prices.get("plan") or prices.get("prices", "")
 
 
 def moved(units: Units, fields: Fields) -> Units:
@@ -113,6 +138,11 @@ def touched(entries: Iterable[Entry]) -> set[str]:
         for entry in entries
         if entry.moves or entry.fields["op"] == "threshold"
     }
+
+
+def priced(entries: Iterable[Entry]) -> set[str]:
+    """The SKUs whose prices the entries tell of."""
+    return {e.fields["name"] for e in entries if not e.moves and e.fields["op"] == "price"}
 
 
 def lines(hold: Fields) -> dict[str, int]:

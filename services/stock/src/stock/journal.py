@@ -18,7 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
 from stock import tables
-from stock.books import COUNTERS, Books, Entry, Fields, Units, enter, lines, read_id, touched
+from stock.books import (
+    COUNTERS,
+    Books,
+    Entry,
+    Fields,
+    Units,
+    enter,
+    lines,
+    priced,
+    read_id,
+    touched,
+)
 from stock.domain import Movement
 from stock.prices import moment
 
@@ -294,9 +305,13 @@ async def _write_untold(connection: AsyncConnection, slot: int, page: Page) -> N
 
 
 async def _write_books(connection: AsyncConnection, slot: int, entries: Sequence[Entry]) -> None:
-    skus = touched(entries)
-    books = Books(levels=await _levels(connection, slot, skus) if skus else {})
+    skus, sold = touched(entries), priced(entries)
+    books = Books(
+        levels=await _levels(connection, slot, skus) if skus else {},
+        prices=await Snapshot(connection, slot).prices(sold) if sold else {},
+    )
     enter(books, entries)
+    await _insert(connection, tables.plans, ({"slot": slot, **asdict(e)} for e in books.plans))
     await _insert(connection, tables.movements, (_movement(slot, e) for e in entries if e.moves))
     await _replace(
         connection,

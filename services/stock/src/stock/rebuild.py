@@ -26,6 +26,7 @@ from stock.parts import KEEP_MS, clock, time
 from stock.prices import moment
 from stock.scripts import Script
 from stock.slots import Slot, Slots, answering, rebuilding
+from stock.store import KEPT_PLANS
 
 BATCH = 1_000
 OWNER = "stock"
@@ -53,6 +54,7 @@ class Rebuilt(Struct, kw_only=True):
 
     skus: int = 0
     prices: int = 0
+    plans: int = 0
     holds: int = 0
     commands: int = 0
     untold: int = 0
@@ -169,6 +171,7 @@ class Rebuild:
         now = await self._now()
         done.skus += await self._each(slot, tables.levels, self._level)
         done.prices += await self._each(slot, tables.prices, self._price)
+        done.plans += await self._each(slot, tables.plans, self._plan)
         done.holds += await self._each(slot, tables.holds, self._hold, now)
         done.commands += await self._each(slot, tables.commands, self._command, now)
         done.untold += await self._each(slot, tables.untold, self._event)
@@ -207,9 +210,15 @@ class Rebuild:
         return bool(level.ver)
 
     def _price(self, pipe: Any, slot: Slot, row: Any) -> bool:
+        pipe.unlink(slot.plans(row.sku))
         pipe.hset(slot.price(row.sku), mapping=row.fields)
         if until := row.fields.get("until"):
             pipe.zadd(slot.bounds, {row.sku: until})
+        return True
+
+    def _plan(self, pipe: Any, slot: Slot, row: Any) -> bool:
+        pipe.rpush(slot.plans(row.sku), f"{row.since_ms}|{row.plan}")
+        pipe.ltrim(slot.plans(row.sku), -KEPT_PLANS, -1)
         return True
 
     def _hold(self, pipe: Any, slot: Slot, row: Any, now: int) -> bool:

@@ -72,6 +72,17 @@ prices = sa.Table(
     sa.Index("ix_stock_prices_slot", "slot", "sku"),
 )
 
+plans = sa.Table(
+    "stock_price_plans",
+    METADATA,
+    # plans that were replaced: `version` is the last one of the prices while it stood
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sku", SKU, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("since_ms", sa.BigInteger, nullable=False),
+    sa.Column("plan", sa.Text, nullable=False),
+)
+
 holds = sa.Table(
     "stock_holds",
     METADATA,
@@ -128,4 +139,6 @@ audits = sa.Table(
     sqlite_autoincrement=True,
 )
 
-JOURNAL = (cursors, movements, levels, prices, holds, held_lines, commands, untold, audits)
+JOURNAL = (
+    *(cursors, movements, levels, prices, plans, holds, held_lines, commands, untold, audits),
+)
