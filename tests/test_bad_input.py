@@ -13,6 +13,17 @@ JSON = {"Content-Type": "application/json"}
 DEEP = b'{"a":' * 30 + b"1" + b"}" * 30
 ADJUST = "/api/products/BAD-1/stock"
 LINE = "/api/carts/00000000-0000-7000-8000-000000000000/lines/BAD-1"
+ROWS_ = {"Content-Type": "application/x-ndjson"}
+GZIPPED = {"Content-Encoding": "gzip"}
+SHORT_KEY = {"Idempotency-Key": "short"}
+STOCK_ROW = b'{"sku":"BAD-1","set":1}\n'
+PRICE_ROW = b'{"sku":"BAD-1","prices":[]}\n'
+NO_RESERVATION = "/api/reservations/00000000-0000-7000-8000-000000000000"
+LINES = b'{"lines":[{"sku":"BAD-1","qty":1}]}'
+MANY_LINES = json.dumps({"lines": [{"sku": f"BAD-{n}", "qty": 1} for n in range(1_001)]}).encode()
+BACK = b'{"sku":"BAD-1","when":"back_in_stock"}'
+BELOW = b'{"sku":"BAD-1","when":"price_below","email":"a@b.example"}'
+HOOKED = BACK[:-1] + b',"webhook":"00000000-0000-7000-8000-000000000000"}'
 
 ROWS: list[tuple[str, str, bytes | None, dict[str, str], int, str]] = [
     # any
@@ -58,6 +69,88 @@ ROWS: list[tuple[str, str, bytes | None, dict[str, str], int, str]] = [
     ("GET", "/api/search?q=" + "x" * 257, None, {}, 400, "bad-query"),
     ("GET", "/api/products?page_size=0", None, {}, 400, "bad-query"),
     ("GET", "/api/products?page=two", None, {}, 400, "bad-query"),
+    # prices, now and then
+    ("GET", "/api/prices", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=../x", None, {}, 400, "bad-query"),
+    (
+        "GET",
+        "/api/prices?" + "&".join(f"sku=S-{n}" for n in range(101)),
+        None,
+        {},
+        400,
+        "bad-query",
+    ),
+    ("GET", "/api/prices?sku=BAD-1&at=yesterday", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=2026-01-01", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=2026-01-01T00:00:00", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=2026-02-30T00:00:00Z", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=10000-01-01T00:00:00Z", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=99999999999999999", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=nan", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=1e300", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=-1e11", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&at=", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&currency=euro", None, {}, 400, "bad-query"),
+    ("GET", "/api/prices?sku=BAD-1&qty=0", None, {}, 400, "bad-query"),
+    # many rows at once
+    ("POST", "/api/stock/bulk", STOCK_ROW, JSON, 415, "unsupported-media-type"),
+    ("POST", "/api/stock/bulk", STOCK_ROW, {}, 415, "unsupported-media-type"),
+    ("POST", "/api/stock/bulk", STOCK_ROW, ROWS_ | GZIPPED, 415, "unsupported-media-type"),
+    ("POST", "/api/stock/bulk", STOCK_ROW, ROWS_ | SHORT_KEY, 400, "bad-idempotency-key"),
+    ("POST", "/api/stock/bulk", b"", ROWS_, 422, "bad-feed"),
+    ("PUT", "/api/stock/bulk", STOCK_ROW, ROWS_, 405, "method-not-allowed"),
+    ("GET", "/api/stock/bulk/not-an-id", None, {}, 404, "not-found"),
+    ("GET", "/api/stock/bulk/not-an-id/results", None, {}, 404, "not-found"),
+    ("GET", "/api/stock/bulk/not-an-id/results?limit=0", None, {}, 400, "bad-query"),
+    ("GET", "/api/stock/bulk/not-an-id/results?after=-1", None, {}, 400, "bad-query"),
+    ("POST", "/api/prices/bulk", PRICE_ROW, JSON, 415, "unsupported-media-type"),
+    ("POST", "/api/prices/bulk", PRICE_ROW, ROWS_ | GZIPPED, 415, "unsupported-media-type"),
+    ("POST", "/api/prices/bulk", PRICE_ROW, ROWS_ | SHORT_KEY, 400, "bad-idempotency-key"),
+    ("POST", "/api/prices/bulk", b"", ROWS_, 422, "bad-feed"),
+    ("GET", "/api/prices/bulk/not-an-id", None, {}, 404, "not-found"),
+    ("GET", "/api/prices/bulk/not-an-id/results?after=x", None, {}, 400, "bad-query"),
+    # reservations
+    ("POST", "/api/reservations", b"{", JSON, 400, "malformed-json"),
+    ("POST", "/api/reservations", b"{}", JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", b'{"lines":[]}', JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", LINES[:-1] + b',"more":1}', JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", LINES[:-1] + b',"id":"mine"}', JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", LINES[:-1] + b',"hold_seconds":0}', JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", LINES.replace(b"1}", b"0}"), JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", LINES.replace(b"BAD-1", b"/"), JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", MANY_LINES, JSON, 422, "invalid-body"),
+    ("POST", "/api/reservations", LINES, JSON, 409, "insufficient-stock"),
+    ("GET", NO_RESERVATION, None, {}, 404, "not-found"),
+    ("GET", "/api/reservations/not-an-id", None, {}, 404, "not-found"),
+    ("PATCH", NO_RESERVATION, b"{}", JSON, 404, "not-found"),
+    ("PATCH", NO_RESERVATION, b'{"hold_seconds":"9"}', JSON, 422, "invalid-body"),
+    ("DELETE", NO_RESERVATION, None, {}, 404, "not-found"),
+    # alerts
+    ("POST", "/api/alerts", b"[]", JSON, 422, "invalid-body"),
+    ("POST", "/api/alerts", b"{}", JSON, 422, "invalid-body"),
+    ("POST", "/api/alerts", BACK, JSON, 422, "invalid-body"),
+    ("POST", "/api/alerts", BACK[:-1] + b',"email":"ada"}', JSON, 422, "invalid-body"),
+    ("POST", "/api/alerts", BACK[:-1] + b',"webhook":"ada"}', JSON, 422, "invalid-body"),
+    (
+        "POST",
+        "/api/alerts",
+        BACK[:-1] + b',"email":"a@b.example","more":1}',
+        JSON,
+        422,
+        "invalid-body",
+    ),
+    ("POST", "/api/alerts", BELOW, JSON, 422, "invalid-body"),
+    (
+        "POST",
+        "/api/alerts",
+        BELOW[:-1] + b',"currency":"EUR","below_minor":0}',
+        JSON,
+        422,
+        "invalid-body",
+    ),
+    ("POST", "/api/alerts", HOOKED, JSON, 404, "not-found"),
+    ("GET", "/api/alerts/not-an-id", None, {}, 404, "not-found"),
+    ("DELETE", "/api/alerts/00000000-0000-7000-8000-000000000000", None, {}, 404, "not-found"),
 ]
 
 
