@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -24,6 +24,7 @@ TOLERANCE_S = 300
 """How old a webhook's signature may be."""
 FREE = "free"
 """Stands for the payment of an order that costs nothing: there is nothing to ask for."""
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 VARIANTS = 10
 REFUSALS = range(400, 500)
 NOT_ANSWERS = {401, 403, 408, 409, 425, 429}
@@ -145,7 +146,7 @@ class Stripe:
         for variant in range(1, VARIANTS):
             used = key if variant == 1 else f"{key}:{variant}"
             with suppress(_Spent):
-                return await self._ask("POST", path, {"Idempotency-Key": used}, form)
+                return await self._ask("POST", path, {"Idempotency-Key": used, **FORM}, form)
         raise NoAnswer(f"POST {path}: every variant of the key is spent")
 
     async def _ask(
@@ -156,7 +157,7 @@ class Stripe:
             async with self._session.request(
                 method,
                 f"{self._url}{path}",
-                data=form,
+                data=None if form is None else urlencode(form).encode(),
                 headers=self._headers | headers,
                 timeout=TIMEOUT,
                 allow_redirects=False,

@@ -1,7 +1,8 @@
 """Group commit: what is asked at one time shares one transaction, or one query. Knows no table.
 
 Asking costs the same for one as for fifty: its flush, its round trips, its statements. While one
-runs, the next gathers; nobody waits for a timer. When the shared one fails as a whole, each of its
+runs, the next gathers. Where several came together, more are to come: the next one begins
+`patience` later. Who is alone waits for nobody. When the shared one fails as a whole, each of its
 members is asked for alone, so that none fails for another's fault.
 """
 
@@ -30,10 +31,13 @@ class Group(Generic[I, R]):
     alone, after the commit, so that item must have left nothing in the connection.
     """
 
-    def __init__(self, database: Database, work: Work[I, R], *, reads: bool = False) -> None:
+    def __init__(
+        self, database: Database, work: Work[I, R], *, reads: bool = False, patience: float = 0
+    ) -> None:
         self._database = database
         self._work = work
         self._reads = reads
+        self._patience = patience
         self._waiting: deque[tuple[I, asyncio.Future[R]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -52,6 +56,8 @@ class Group(Generic[I, R]):
             while self._waiting:
                 count = min(len(self._waiting), AT_MOST)
                 await self._together([self._waiting.popleft() for _ in range(count)])
+                if 1 < count < AT_MOST:
+                    await asyncio.sleep(self._patience)
         finally:
             self._running = None
 

@@ -42,6 +42,10 @@ _alarms = metrics.get_meter(__name__).create_counter(
 )
 
 
+PLACING_PATIENCE, MOVING_PATIENCE, NOTICE_PATIENCE = 0.005, 0.02, 0.05
+"""How long a busy group lets more come, in seconds: a shopper waits, a step of the saga may."""
+
+
 class Orders:
     """The orders of one database."""
 
@@ -50,9 +54,15 @@ class Orders:
         self._timers = timers
         self._shop = shop
         self._replaying: Group[tuple[str, str], Any] = Group(database, placing_.answers, reads=True)
-        self._noticing: Group[tuple[str, str], bool] = Group(database, payments.notice)
-        self._placing: Group[Placing, Accepted] = Group(database, placing_.place)
-        self._moving: Group[Meeting, Decision] = Group(database, self._move)
+        self._noticing: Group[tuple[str, str], bool] = Group(
+            database, payments.notice, patience=NOTICE_PATIENCE
+        )
+        self._placing: Group[Placing, Accepted] = Group(
+            database, placing_.place, patience=PLACING_PATIENCE
+        )
+        self._moving: Group[Meeting, Decision] = Group(
+            database, self._move, patience=MOVING_PATIENCE
+        )
 
     # ---- placing ----
 

@@ -4,7 +4,8 @@ The saga's table (`domain.decide`) says what follows; this turns it into rows an
 transaction.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -43,6 +44,7 @@ from shop_contracts.events.checkout import (
     PaymentDeclinedV1,
     PaymentVoidedV1,
 )
+from shop_contracts.types import Shortage
 
 
 class UnknownOrder(Exception):
@@ -76,7 +78,7 @@ class Sheet:
         self._inbox: list[dict[str, Any]] = []
         self._history: list[dict[str, Any]] = []
         self._asked: list[dict[str, Any]] = []
-        self._answered: list[dict[str, Any]] = []
+        self._answered: dict[tuple[Op, Asked], dict[UUID, str | None]] = defaultdict(dict)
         self._dropped: list[UUID] = []
         self._events: list[Event[Fact]] = []
 
@@ -101,11 +103,16 @@ class Sheet:
         ):
             if values:
                 await connection.execute(sa.insert(table), values)
-        moved = list(self._moved())
-        await self._update(connection, _MOVE, moved)
-        await coupons.give_back(connection, [row["b_order"] for row in moved if row["b_frees"]])
-        await self._update(connection, _ANSWER, self._answered)
-        await self._update(connection, _DROP, [{"b_order": id_} for id_ in self._dropped])
+        freed: list[UUID] = []
+        for move, orders in self._moved().items():
+            await self._update(connection, move.update(orders), orders)
+            if move.status is Status.CANCELLED:
+                freed += orders
+        await coupons.give_back(connection, freed)
+        for (op, state), refs in self._answered.items():
+            await self._update(connection, _answer(op, state, refs), refs)
+        if self._dropped:
+            await self._update(connection, _drop(self._dropped), self._dropped)
         await sql.add(connection, tables.outbox, *self._events)
         await hooks.announce(connection, self._events)
         ended = [order for id_, order in self._orders.items() if self._ends(id_)]
@@ -133,14 +140,8 @@ class Sheet:
         if order.payments.get(ask.op) is not Asked.SENT:
             return Decision(stay=Stay.LATE)
         state = Asked.DONE if isinstance(answer, Approved) else Asked.REFUSED
-        self._answered.append(
-            {
-                "b_order": order.id,
-                "b_op": ask.op.value,
-                "b_state": state.value,
-                "b_ref": answer.ref if isinstance(answer, Approved) else None,
-            }
-        )
+        ref = answer.ref if isinstance(answer, Approved) else None
+        self._answered[ask.op, state][order.id] = ref
         order = structs.replace(order, payments={**order.payments, ask.op: state})
         self._orders[order.id] = order
         cause = cause_of(order, ask, answer)
@@ -175,7 +176,8 @@ class Sheet:
                     "attempt": 0,
                     "psp_key": f"{order.id}:{decision.ask}",
                     "amount_minor": order.total_minor,
-                    "next_at": self._now,
+                    # who ordered first is asked for first, whatever the operation
+                    "next_at": order.placed_at,
                     "traceparent": traceparent,
                 }
             )
@@ -188,32 +190,95 @@ class Sheet:
     def _ends(self, id_: UUID) -> bool:
         return self._orders[id_].status.terminal and not self._before[id_].status.terminal
 
-    def _moved(self) -> Iterator[dict[str, Any]]:
+    def _moved(self) -> dict["_Move", list[UUID]]:
+        """The orders that have moved, by what is written of them: most of a group move alike."""
+        alike: dict[_Move, list[UUID]] = defaultdict(list)
         for id_, before in self._before.items():
             after = self._orders[id_]
-            if after.version == before.version:
-                continue
-            yield {
-                "b_order": id_,
-                "b_before": before.version,
-                "b_version": after.version,
-                "b_status": after.status.value,
-                "b_reason": after.reason.value if after.reason else None,
-                "b_shortages": msgspec.to_builtins(after.shortages),
-                "b_deadline": after.deadline_at,
-                "b_now": self._now,
-                "b_frees": after.status is Status.CANCELLED,
-            }
+            if after.version != before.version:
+                alike[_Move.of(before, after, self._now)].append(id_)
+        return alike
 
     @staticmethod
     async def _update(
-        connection: AsyncConnection, query: sa.Update, values: Sequence[dict[str, Any]]
+        connection: AsyncConnection, query: sa.Update, rows: Sequence[UUID] | Mapping[UUID, Any]
     ) -> None:
-        if not values:
-            return
-        changed = await connection.execute(query, values)
-        if changed.rowcount != len(values):
+        changed = await connection.execute(query)
+        if changed.rowcount != len(rows):
             raise LostRace
+
+
+class _Move(Struct, frozen=True):
+    """What one step, or several in one go, write into an order's row."""
+
+    before: int
+    version: int
+    status: Status
+    reason: str | None
+    shortages: tuple[Shortage, ...]
+    deadline_at: datetime | None
+    now: datetime
+
+    @classmethod
+    def of(cls, before: Order, after: Order, now: datetime) -> "_Move":
+        return cls(
+            before.version,
+            after.version,
+            after.status,
+            after.reason.value if after.reason else None,
+            tuple(after.shortages),
+            after.deadline_at,
+            now,
+        )
+
+    def update(self, orders: Sequence[UUID]) -> sa.Update:
+        """Write it to these orders, where they still are as they were."""
+        values: dict[str, Any] = {
+            "version": self.version,
+            "status": self.status.value,
+            "reason": self.reason,
+            "shortages": msgspec.to_builtins(self.shortages),
+            "deadline_at": self.deadline_at,
+            "updated_at": self.now,
+        }
+        if self.status is Status.CANCELLED:
+            # its cart may be ordered again
+            values["claims_cart"] = None
+        table = tables.orders
+        return (
+            sa.update(table)
+            .where(table.c.id.in_(orders), table.c.version == self.before)
+            .values(values)
+        )
+
+
+def _answer(op: Op, state: Asked, refs: Mapping[UUID, str | None]) -> sa.Update:
+    """Write the provider's answers to an operation of several orders, each with its reference."""
+    table = tables.payments
+    ref = sa.case(*((table.c.order_id == order, ref) for order, ref in refs.items()))
+    return (
+        sa.update(table)
+        .where(
+            table.c.order_id.in_(list(refs)),
+            table.c.op == op.value,
+            table.c.state == Asked.SENT.value,
+        )
+        .values(state=state.value, psp_ref=ref if state is Asked.DONE else None, next_at=None)
+    )
+
+
+def _drop(orders: Sequence[UUID]) -> sa.Update:
+    """Ask for no authorisation of these; one that was sent meanwhile makes the race lost."""
+    table = tables.payments
+    return (
+        sa.update(table)
+        .where(
+            table.c.order_id.in_(orders),
+            table.c.op == Op.AUTH.value,
+            table.c.state == Asked.PENDING.value,
+        )
+        .values(state=Asked.DROPPED.value, next_at=None)
+    )
 
 
 def _word(cause: Cause) -> str:
@@ -267,41 +332,3 @@ def cause_of(order: Order, ask: Ask, answer: Answer) -> _PaymentCause | None:
             )
         case _:
             return None
-
-
-_orders, _payments = tables.orders, tables.payments
-_MOVE = (
-    sa.update(_orders)
-    .where(_orders.c.id == sa.bindparam("b_order"), _orders.c.version == sa.bindparam("b_before"))
-    .values(
-        version=sa.bindparam("b_version"),
-        status=sa.bindparam("b_status"),
-        reason=sa.bindparam("b_reason"),
-        shortages=sa.bindparam("b_shortages"),
-        deadline_at=sa.bindparam("b_deadline"),
-        updated_at=sa.bindparam("b_now"),
-        # a cancelled order lets its cart be ordered again
-        claims_cart=sa.case(
-            (sa.bindparam("b_frees", type_=sa.Boolean), None), else_=_orders.c.claims_cart
-        ),
-    )
-)
-_ANSWER = (
-    sa.update(_payments)
-    .where(
-        _payments.c.order_id == sa.bindparam("b_order"),
-        _payments.c.op == sa.bindparam("b_op"),
-        _payments.c.state == Asked.SENT.value,
-    )
-    .values(state=sa.bindparam("b_state"), psp_ref=sa.bindparam("b_ref"), next_at=None)
-)
-# one that was sent meanwhile is not dropped: the transaction decides again
-_DROP = (
-    sa.update(_payments)
-    .where(
-        _payments.c.order_id == sa.bindparam("b_order"),
-        _payments.c.op == Op.AUTH.value,
-        _payments.c.state == Asked.PENDING.value,
-    )
-    .values(state=Asked.DROPPED.value, next_at=None)
-)
