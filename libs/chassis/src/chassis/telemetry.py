@@ -79,14 +79,13 @@ def exposition() -> bytes:
     return prometheus_client.generate_latest()
 
 
-def instrument_redis() -> None:
-    """Make a span for each Redis command, if anybody gets to see it."""
+def instrument_redis(client: Any) -> None:
+    """Make a span for each command and pipeline of this client, if anybody gets to see it."""
     if recording():
         # A service without Redis does not install its client.
         from opentelemetry.instrumentation.redis import RedisInstrumentor  # noqa: PLC0415
 
-        if not RedisInstrumentor().is_instrumented_by_opentelemetry:
-            RedisInstrumentor().instrument()
+        RedisInstrumentor.instrument_client(client)
 
 
 def instrument_sql(*engines: Any) -> None:

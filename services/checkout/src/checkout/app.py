@@ -5,17 +5,15 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from aiohttp import ClientSession, DummyCookieJar, web
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 import bus.relay
 import notify.api
 from bus.consumer import consume
 from bus.sql import SqlOutbox
-from chassis import http, telemetry
+from chassis import http
 from chassis.database import Database, database
 from chassis.process import run_until_stopped, serve
+from chassis.redis import connect
 from chassis.settings import load
 from checkout import account, backoffice, campaigns, me, pages, paper, rules, seller, till, visitor
 from checkout import api as api_
@@ -53,17 +51,7 @@ PREFETCH = 200
 @asynccontextmanager
 async def carts(settings: Settings) -> AsyncIterator[Carts]:
     """The Redis of carts; a command runs at most once, for it may add units."""
-    client = Redis.from_pool(
-        BlockingConnectionPool.from_url(
-            settings.redis_url,
-            max_connections=REDIS_CONNECTIONS,
-            timeout=REDIS_SECONDS,
-            socket_timeout=REDIS_SECONDS,
-            socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-        )
-    )
+    client = connect(settings.redis_url, connections=REDIS_CONNECTIONS, timeout=REDIS_SECONDS)
     try:
         yield Carts(client, settings.key_prefix, settings.cart_ttl_s)
     finally:
@@ -139,12 +127,12 @@ def application(settings: Settings) -> web.Application:
 
 
 async def api() -> None:
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     await serve(application(settings), settings.host, settings.port)
 
 
 async def relay() -> None:
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     async with database(settings.database_url) as sql:
         await run_until_stopped(
             bus.relay.relay(settings.broker_url, "checkout", SqlOutbox(sql.engine, tables.outbox)),
@@ -154,7 +142,7 @@ async def relay() -> None:
 
 
 async def worker() -> None:
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     broker = settings.broker_url
     async with (
         database(settings.database_url) as sql,
@@ -187,7 +175,7 @@ async def worker() -> None:
 
 async def notifier() -> None:
     """Makes invoices, and sends the mails and webhooks that wait."""
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     mails = mailer(settings.smtp_url, settings.mail_from, settings.mail_dir)
     sells = seller.parse(settings.seller)
     async with database(settings.database_url) as sql, public_session() as session:
@@ -204,7 +192,7 @@ async def notifier() -> None:
 
 async def migrate() -> None:
     """Bring the schema up to date; a second run changes nothing."""
-    async with database(_settings().database_url) as sql:
+    async with database(load(Settings, PREFIX).database_url) as sql:
         await schema.HISTORY.migrate(sql)
 
 
@@ -225,12 +213,6 @@ def timers(settings: Settings) -> Timers:
         commit=timedelta(seconds=settings.commit_timeout_s),
         whole=timedelta(seconds=settings.order_timeout_s),
     )
-
-
-def _settings() -> Settings:
-    settings = load(Settings, PREFIX)
-    telemetry.instrument_redis()
-    return settings
 
 
 ROUTES = visitor.guarded(

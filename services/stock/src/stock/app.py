@@ -8,11 +8,10 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 from msgspec.structs import asdict
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
 import bus.relay
+import chassis.redis
 import notify.api
 from bus.consumer import consume
 from bus.redis_stream import BLOCK_MILLISECONDS, RedisOutbox
@@ -53,26 +52,20 @@ def connect(settings: Settings, *, patience: float = 0) -> Redis:
     A client of a cluster does the same commands.
     """
     if is_cluster(settings.redis_url):
-        return cast(
-            "Redis",
-            cluster(
-                settings.redis_url,
-                connections=settings.redis_connections,
-                timeout=settings.redis_timeout,
-                patience=patience,
-            ),
+        client = cluster(
+            settings.redis_url,
+            connections=settings.redis_connections,
+            timeout=settings.redis_timeout,
+            patience=patience,
         )
-    pool = BlockingConnectionPool.from_url(
+        telemetry.instrument_redis(client)
+        return cast("Redis", client)
+    return chassis.redis.connect(
         settings.redis_url,
-        max_connections=settings.redis_connections,
+        connections=settings.redis_connections,
         timeout=settings.redis_timeout,
-        socket_timeout=settings.redis_timeout + patience,
-        socket_connect_timeout=settings.redis_timeout,
-        # redis-py would run a script again whose reply was lost.
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
+        patience=patience,
     )
-    return Redis.from_pool(pool)
 
 
 def application(settings: Settings) -> web.Application:
@@ -144,7 +137,7 @@ def application(settings: Settings) -> web.Application:
 
 
 async def api() -> None:
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     app = application(settings)
     await serve(app, settings.host, settings.port)
     if not app[INSTALLING].cancelled():
@@ -152,7 +145,7 @@ async def api() -> None:
 
 
 async def relay() -> None:
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     # The outbox is read by a command that blocks, so this client waits longer than others.
     async with connect(settings, patience=BLOCK_MILLISECONDS / 1000) as redis:
         store = _store(redis, settings)
@@ -168,7 +161,7 @@ async def relay() -> None:
 
 
 async def worker() -> None:
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     async with connect(settings) as redis:
         store = _store(redis, settings)
         installing = asyncio.create_task(_installed(store))
@@ -190,7 +183,7 @@ async def worker() -> None:
 
 async def notifier() -> None:
     """Tells those who wait, by mail and webhook."""
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     mails = mailer(settings.smtp_url, settings.mail_from, settings.mail_dir)
     async with database(settings.database_url) as sql, public_session() as session:
         book = Book(sql, TABLES)
@@ -208,7 +201,7 @@ async def notifier() -> None:
 
 async def journal() -> None:
     """Follows the ledgers into SQL, and audits both."""
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     async with connect(settings) as redis, database(settings.database_url) as sql:
         store = _store(redis, settings)
         books = Bookkeeper(
@@ -239,7 +232,7 @@ async def migrate() -> None:
 
     A second run changes nothing.
     """
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     async with database(settings.database_url) as sql:
         await schema.HISTORY.migrate(sql)
         cursors = await Journal(sql).cursors()
@@ -253,7 +246,7 @@ async def migrate() -> None:
 
 async def rebuild() -> None:
     """Fill an empty Redis from the journal."""
-    settings = _settings()
+    settings = load(Settings, PREFIX)
     async with connect(settings) as redis, database(settings.database_url) as sql:
         rebuilding = Rebuild(
             redis,
@@ -273,12 +266,6 @@ def _waiting(sql: Database, settings: Settings) -> Waiting:
         link=settings.public_url,
         patience=timedelta(seconds=settings.alert_patience_seconds),
     )
-
-
-def _settings() -> Settings:
-    settings = load(Settings, PREFIX)
-    telemetry.instrument_redis()
-    return settings
 
 
 def _store(redis: Redis, settings: Settings) -> StockStore:

@@ -58,7 +58,6 @@ from stock.prices import (
 )
 from stock.scripts import Script, StoreIsEmpty
 from stock.slots import CART, PART, Slot, Slots, answering
-from stock.together import Reads
 
 BATCH = 200
 KEPT_PLANS = 50  # of one SKU, behind the one that stands
@@ -137,7 +136,6 @@ class StockStore:
     ) -> None:
         # redis-py types every reply for bytes and text, sync and async at once.
         self._redis: Any = redis
-        self._reads = Reads(redis)
         self.slots = Slots.of(key_prefix, partitions)
         self._hold_ms = hold_ms
         self._parts = Parts(redis, self.slots)
@@ -157,7 +155,7 @@ class StockStore:
     async def level(self, sku: str) -> Level:
         """How much there is; raises `UnknownSku`."""
         with answering:
-            available, reserved, version, low = await self._reads.hmget(
+            available, reserved, version, low = await self._redis.hmget(
                 self.slots.at(sku).quantity(sku), ("avail", "resv", "ver", "low")
             )
         if version is None:
