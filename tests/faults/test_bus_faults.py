@@ -1,6 +1,7 @@
 """RabbitMQ dies, hangs, drops its connections or runs out of memory: the shop goes on answering.
 
-On a stack of its own (profile `faults`), whose broker may be broken without harm to other tests.
+On a stack of its own (profile `faults`), whose broker may be broken without harm to other tests;
+in the long form once more with every work queue dealt out to partitions.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -20,10 +22,11 @@ import pytest
 from rich.console import Console
 
 from shop import servers, services, setup
-from shop.client import ShopClient, until
+from shop.client import ShopClient, Unexpected, until
 from shop.stack import Stack
 from shop_contracts.events.checkout import OrderPlacedV1
 from shop_contracts.events.stock import StockChangedV1
+from shop_contracts.topology import READS
 
 pytestmark = pytest.mark.connected
 
@@ -34,15 +37,19 @@ CUTS = 5
 RECOVERS_WITHIN = 120.0
 
 
-@pytest.fixture(scope="module")
-async def native() -> AsyncIterator[Stack]:
+@pytest.fixture(
+    scope="module", params=[0, pytest.param(3, marks=pytest.mark.long)], ids="partitions-{}".format
+)
+async def native(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
     """Every process of a shop whose broker is ours to break."""
     native = Stack.open("faults")
     before = native.up()
-    console = Console(quiet=True)
-    await asyncio.to_thread(setup.up, native, console)
+    with pytest.MonkeyPatch.context() as patch:
+        for consumer in READS:
+            patch.setenv(f"{consumer.upper()}_QUEUE_PARTITIONS", str(request.param))
+        await asyncio.to_thread(setup.up, native, Console(quiet=True))
+        ours = [one.name for one in services.prepare(native.profile, mariadb=native.mariadb)]
     yield native
-    ours = [process.name for process in services.prepare(native.profile, mariadb=native.mariadb)]
     if before:
         await asyncio.to_thread(native.stop, *ours)
     else:
@@ -53,7 +60,17 @@ async def native() -> AsyncIterator[Stack]:
 async def shop(native: Stack) -> AsyncIterator[ShopClient]:
     async with ShopClient.open(native.profile) as client:
         await client.reachable()
+        await until(partial(warm, client), bool, within=RECOVERS_WITHIN)
         yield client
+
+
+async def warm(shop: ShopClient) -> bool:
+    """Whether a product goes all the way; a store that has just started may keep it waiting."""
+    try:
+        await shop.put_product()
+    except Unexpected:
+        return False
+    return True
 
 
 class Traffic:
