@@ -2,7 +2,7 @@
 
 `./shop bench events` runs it on a private stack of its own, servers only. The relay publishes
 persistent, mandatory and confirmed to one quorum queue: out of a list, so that the relay alone is
-measured, and out of each store; perf-test does so with 500 confirms outstanding. The consumer
+measured, and out of each store; perf-test does so with as many confirms outstanding. The consumer
 counts each event once, with an inbox or a version guard in the step of the effect, and acks; the
 plain one acks each message and does nothing. The last lines are the ratios.
 """
@@ -33,7 +33,7 @@ from bus.broker import connected
 from bus.consumer import consume_batches
 from bus.outbox import Entry, Outbox
 from bus.publisher import Publisher
-from bus.relay import relay
+from bus.relay import BATCH, relay
 from shop import servers, setup
 from shop.profiles import ROOT
 from shop.stack import Stack, StackFailed
@@ -54,6 +54,7 @@ SUBJECTS = 1_000
 WARM_UP, SECONDS = 4, 6
 PREFETCH = 200
 IN_FLIGHT = 500
+WINDOW = 2 * BATCH  # one batch is on its way while the next is sent
 SERVERS = ["redis-stock", "rabbitmq", "elasticsearch", "mariadb"]
 
 
@@ -69,11 +70,12 @@ class Listed:
     """An outbox in memory."""
 
     def __init__(self, events: Sequence[Event[Fact]]) -> None:
-        self._entries = [Entry(at, event) for at, event in enumerate(events)]
+        self._events = events
         self._settled = 0
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
-        found = self._entries[self._settled : self._settled + limit]
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
+        start = self._settled + len(behind)
+        found = [Entry.of(None, event) for event in self._events[start : start + limit]]
         if not found:
             await asyncio.sleep(0.01)
         return found
@@ -82,7 +84,7 @@ class Listed:
         self._settled += len(entries)
 
     async def waiting(self) -> tuple[int, None]:
-        return len(self._entries) - self._settled, None
+        return len(self._events) - self._settled, None
 
 
 class Counted:
@@ -93,9 +95,9 @@ class Counted:
         self._left = count
         self.begun, self.done = asyncio.Event(), asyncio.Event()
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
         self.begun.set()
-        return await self._outbox.pending(limit)
+        return await self._outbox.pending(limit, behind)
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         await self._outbox.settle(entries)
@@ -217,7 +219,7 @@ async def perf_test(jars: Path, url: str, size: int) -> Run:
         *("java", "-cp", f"{jars}/*", "com.rabbitmq.perf.PerfTest", "--uri", url),
         *("--exchange", topology.exchange(OWNER), "--type", "topic"),
         *("--routing-key", "stock.changed.v1", "--queue", QUEUE, "--predeclared"),
-        *("--producers", "1", "--consumers", "0", "--confirm", str(IN_FLIGHT)),
+        *("--producers", "1", "--consumers", "0", "--confirm", str(WINDOW)),
         *("--flag", "persistent", "--flag", "mandatory", "--size", str(size)),
         *("--time", str(WARM_UP + SECONDS)),
         stdout=asyncio.subprocess.PIPE,
@@ -243,7 +245,8 @@ async def stock_up(url: str, count: int) -> None:
     async with connected(url, "bench") as connection:
         publisher = await Publisher.open(connection, "")
         for start in range(0, count, IN_FLIGHT):
-            sent = [wire.message(event, key=WORK) for event in events[start : start + IN_FLIGHT]]
+            some = events[start : start + IN_FLIGHT]
+            sent = [wire.message(event.meta, encode(event), key=WORK) for event in some]
             await (await publisher.send(sent)).confirmed()
 
 
@@ -352,7 +355,7 @@ async def main(stack: Stack, jars: Path, console: Console, *, rounds: int, count
         },
         {
             "our relay": "each event encoded, confirmed in batches of 500, settled",
-            PEER: f"{size} bytes, window of {IN_FLIGHT}",
+            PEER: f"{size} bytes, window of {WINDOW}",
             "aio-pika, gathered": "what the relay did before",
         },
         rounds,

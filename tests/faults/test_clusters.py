@@ -100,12 +100,12 @@ class Changes:
             data = StockChangedV1(
                 sku=sku, on_hand=ref, reserved=0, available=ref, cause=Cause.ADJUSTED
             )
-            self.left.append(Entry(ref, new(data, id=uuid4(), entityversion=versions[sku])))
+            self.left.append(Entry.of(ref, new(data, id=uuid4(), entityversion=versions[sku])))
         self.all = [entry.event for entry in self.left]
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
-        await asyncio.sleep(0.05)
-        return self.left[: min(limit, 20)]
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
+        await asyncio.sleep(0.15)
+        return self.left[len(behind) :][: min(limit, 60)]
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         gone = {entry.ref for entry in entries}

@@ -1,7 +1,7 @@
 """CloudEvents 1.0 in structured JSON: the one shape in which events leave a service. No I/O here.
 
 `encode` and `decode` are inverse for every event in `BY_KEY`. `decode` reads what any newer minor
-of the same major writes: unknown fields are ignored.
+of the same major writes: unknown fields are ignored. `meta_of` reads the envelope alone.
 
 Errors: `Undecodable` (never worth a retry) with its two kinds `Malformed` and `UnknownType`.
 """
@@ -106,6 +106,7 @@ class Wire(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_wire = msgspec.json.Decoder(Wire).decode
+_decode_meta = msgspec.json.Decoder(Meta).decode
 _decode_data = {key: msgspec.json.Decoder(fact).decode for key, fact in BY_KEY.items()}
 
 
@@ -193,6 +194,14 @@ def decode(body: bytes) -> Event[Fact]:
         ),
         data=data,
     )
+
+
+def meta_of(body: bytes) -> Meta:
+    """The attributes of what `encode` made; its data is passed over. Raises `Malformed`."""
+    try:
+        return _decode_meta(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Malformed(str(error)) from error
 
 
 def decode_binary(headers: Mapping[str, Any], body: bytes) -> Event[Fact]:

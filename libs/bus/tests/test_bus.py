@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aio_pika
+import msgspec
 import pytest
 from aio_pika.exceptions import AMQPConnectionError
 
@@ -39,12 +40,12 @@ class ListOutbox:
     """An outbox in memory, so that relay and broker alone are under test."""
 
     def __init__(self, events: Sequence[Event[Fact]]) -> None:
-        self.left = [Entry(index, event) for index, event in enumerate(events)]
+        self.left = [Entry.of(index, event) for index, event in enumerate(events)]
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
         if not self.left:
             await asyncio.sleep(0.05)
-        return self.left[:limit]
+        return self.left[len(behind) :][:limit]
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         gone = {entry.ref for entry in entries}
@@ -144,6 +145,50 @@ async def test_only_one_relay_of_an_owner_publishes(broker_url: str) -> None:
         await until(lambda: not second.left)
 
 
+async def test_what_stands_behind_an_unconfirmed_event_stays_though_it_was_sent(
+    new_broker_url: str,
+) -> None:
+    outbox = ListOutbox([change("A", version) for version in range(1, 1_801)])
+    lost = outbox.left[700]
+    meta = msgspec.structs.replace(lost.meta, type="shop.nobody.cares.v1")
+    outbox.left[700] = msgspec.structs.replace(lost, meta=meta)
+
+    async with connected(new_broker_url, "test") as connection:
+        channel = await connection.channel()
+        log = await channel.get_queue(topology.log("stock"))
+        await log.unbind(topology.exchange("stock"), "#")
+        async with running(relay(new_broker_url, "stock", outbox)):
+            await until(lambda: len(outbox.left) <= 1_100)
+            # it goes on trying
+            await asyncio.sleep(2)
+
+    assert list(range(700, 1_800)) == [entry.ref for entry in outbox.left]
+
+
+async def test_an_event_that_cannot_be_sent_repeats_none_of_those_before_it(
+    broker_url: str,
+) -> None:
+    outbox = ListOutbox([change("A", version) for version in range(1, 602)])
+    bad = outbox.left[600]
+    meta = msgspec.structs.replace(bad.meta, correlationid="too long " * 100)
+    outbox.left[600] = msgspec.structs.replace(bad, meta=meta)
+    got: list[int] = []
+
+    async def handler(_: None, event: Event[StockChangedV1]) -> None:
+        got.append(event.meta.entityversion)
+
+    async with running(
+        relay(broker_url, "stock", outbox),
+        consume(broker_url, "search", "stock", {StockChangedV1: handler}, None),
+    ):
+        await until(lambda: len(got) >= 500 and len(outbox.left) <= 101)
+        # it goes on trying
+        await asyncio.sleep(2)
+
+    assert list(range(1, 501)) == got
+    assert list(range(500, 601)) == [entry.ref for entry in outbox.left]
+
+
 async def test_a_node_of_the_broker_that_is_down_is_passed_over(broker_url: str) -> None:
     nobody = "amqp://guest:guest@127.0.0.1:1/shop"
     for addresses in (f"{nobody},{broker_url}", f"{broker_url},{nobody}"):
@@ -158,8 +203,8 @@ async def test_a_node_of_the_broker_that_is_down_is_passed_over(broker_url: str)
 class DeafOutbox(ListOutbox):
     """Its driver swallows a cancellation, as `wait_for` of Python 3.11 does at times."""
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
-        del limit
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
+        del limit, behind
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0.05)
         return []

@@ -29,10 +29,10 @@ class OfGoldens:
         events = [decode(compact(goldens.golden(fact.KEY))) for fact in EVENTS[owner]]
         self.left: list[Event[Fact]] = events
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
         if not self.left:
             await asyncio.sleep(0.05)
-        return [Entry(event.meta.id, event) for event in self.left[:limit]]
+        return [Entry.of(event.meta.id, event) for event in self.left[len(behind) :][:limit]]
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         gone = {entry.ref for entry in entries}

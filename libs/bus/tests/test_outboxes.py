@@ -137,6 +137,29 @@ async def test_what_is_not_settled_is_pending_again(store: Store) -> None:
     assert [entry.event for entry in again[1:]] == [entry.event for entry in left]
 
 
+async def test_what_is_given_out_behind_others_is_none_of_them(store: Store) -> None:
+    outbox, put = store
+    sent = [change(sku, 1) for sku in ("A", "B", "C")]
+    await put(*sent)
+
+    first = await outbox.pending(1)
+    # of a document that is on its way, the store may keep back what is new
+    late = change(first[0].meta.subject, 2)
+    await put(late)
+    behind = await outbox.pending(100, first)
+    await outbox.settle(first)
+    await outbox.settle(behind)
+    rest = await outbox.pending(100)
+    await outbox.settle(rest)
+
+    given = [entry.event for entry in (*first, *behind, *rest)]
+    assert 1 == len(first)
+    assert {event.meta.id for event in (*sent, late)} == {event.meta.id for event in given}
+    assert 4 == len(given)
+    assert [] == list(await outbox.pending(100, rest))
+    assert (0, None) == await outbox.waiting()
+
+
 async def test_an_event_that_comes_while_others_are_settled_is_kept(store: Store) -> None:
     outbox, put = store
     await put(change("A", 1))

@@ -178,7 +178,7 @@ def _processing(queue: str, *taken: Taken) -> Iterator[None]:
     A retry or replay begins a trace of its own and links to the old one. Of a batch, one span does
     the work and each live event has a span beside it, for the time that it took.
     """
-    events = [one.event for one in taken]
+    metas = [one.event.meta for one in taken]
     alone = len(taken) == 1 and taken[0].live
     attributes: dict[str, AnyValue] = {
         "messaging.system": "rabbitmq",
@@ -187,17 +187,17 @@ def _processing(queue: str, *taken: Taken) -> Iterator[None]:
         "messaging.batch.message_count": len(taken),
     }
     with tracer.start_as_current_span(
-        f"process {events[0].meta.key}" if len(taken) == 1 else f"process {queue}",
-        context=tracing.origin(events[0]) if alone else Context(),
+        f"process {metas[0].key}" if len(taken) == 1 else f"process {queue}",
+        context=tracing.origin(metas[0]) if alone else Context(),
         kind=trace.SpanKind.CONSUMER,
         attributes=attributes,
     ) as span:
-        tracing.link(span, events)
+        tracing.link(span, metas)
         beside = (
             [
                 tracer.start_span(
                     f"process {one.event.meta.key}",
-                    context=tracing.origin(one.event),
+                    context=tracing.origin(one.event.meta),
                     kind=trace.SpanKind.CONSUMER,
                     links=[trace.Link(span.get_span_context())],
                     attributes={

@@ -1,7 +1,8 @@
 """Publishes batches in order on one confirming channel. Knows no outbox and no event.
 
 aio-pika publishes one message at a time: a lock, a write and a drain for each. Here the frames of
-a batch leave in few writes, and the confirms are awaited together.
+a batch leave in few writes, and the confirms are awaited together. A batch may be sent while those
+before it are not confirmed yet.
 """
 
 import asyncio
@@ -42,21 +43,20 @@ class Publisher:
         return cls(underlay, exchange)
 
     async def send(self, messages: Sequence[Message]) -> "Sent":
-        """Write the messages to the connection, one batch at a time.
+        """Write the messages to the connection, behind those of the batches before.
 
         Raises one of `BROKER_ERRORS`; then nobody knows which of them arrive, and the channel is
         of no more use.
         """
         channel = self._channel
-        sent = Sent(channel, len(messages))
+        sent = Sent(channel, [message.message_id for message in messages])
         try:
             async with asyncio.timeout(CONFIRM_SECONDS), channel.lock:
-                # the broker tells a returned message by its properties alone
-                channel.message_id_delivery_tag.clear()
                 payload = bytearray()
                 for message, confirm in zip(messages, sent.confirms, strict=True):
                     channel.delivery_tag += 1
                     channel.confirmations[channel.delivery_tag] = confirm
+                    # the broker tells a returned message by its properties alone
                     channel.message_id_delivery_tag[message.message_id] = channel.delivery_tag
                     payload += frames.publish(
                         message, self._exchange, channel.number, self._frame_max
@@ -79,9 +79,11 @@ class Publisher:
 class Sent:
     """A batch on its way. Its futures end with the channel; aiormq's own may end cancelled."""
 
-    def __init__(self, channel: aiormq.Channel, count: int) -> None:
+    def __init__(self, channel: aiormq.Channel, ids: Sequence[str]) -> None:
         self._loop = asyncio.get_running_loop()
-        self.confirms: list[_Future] = [self._loop.create_future() for _ in range(count)]
+        self._ids = ids
+        self._tags = channel.message_id_delivery_tag
+        self.confirms: list[_Future] = [self._loop.create_future() for _ in ids]
         self._others: list[_Future] = []
         self._channel_closed = channel.create_future()
         self._channel_closed.add_done_callback(self._closed)
@@ -115,6 +117,8 @@ class Sent:
     def abandon(self) -> None:
         """Wait for nothing any more."""
         self._channel_closed.cancel()
+        for id_ in self._ids:
+            self._tags.pop(id_, None)
         for future in (*self.confirms, *self._others):
             if not future.cancel() and not future.cancelled():
                 future.exception()  # seen, though nobody waits for it

@@ -42,14 +42,21 @@ class RedisOutbox:
         self._groups = [[key] for key in keys] if apart else [list(keys)]
         self._waiting: list[asyncio.Task[bool]] = []
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
-        if not await self._some():
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
+        if not behind and not await self._some():
             return []
         most = max(1, limit // len(self._keys))
-        found = await asyncio.gather(*(self._redis.xrange(key, count=most) for key in self._keys))
+        # the last one of each stream stays
+        last = dict(entry.ref for entry in behind if entry.ref is not None)
+        found = await asyncio.gather(
+            *(
+                self._redis.xrange(key, min=_next(last[key]) if key in last else "-", count=most)
+                for key in self._keys
+            )
+        )
         # entries are settled in order, so the last event of a fact carries the fact's entry
         return [
-            Entry((key, id_) if event is events[-1] else None, event)
+            Entry.of((key, id_) if event is events[-1] else None, event)
             for key, entries in zip(self._keys, found, strict=True)
             for id_, fields in entries
             if (events := sent_as(self._build(fields)))
@@ -96,3 +103,9 @@ class RedisOutbox:
         # settled entries are deleted, so the oldest one left is always the next to go
         ends = dict.fromkeys(group, "0")
         return bool(await self._redis.xread(ends, count=1, block=BLOCK_MILLISECONDS))
+
+
+def _next(id_: str) -> str:
+    """The lowest id that an entry behind this one may have."""
+    millisecond, _, number = id_.partition("-")
+    return f"{millisecond}-{int(number) + 1}"

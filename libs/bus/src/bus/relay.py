@@ -4,23 +4,34 @@ Only one relay per owner publishes at a time. Its lease is the exclusive queue `
 which belongs to the very connection that publishes and ends with it: a relay that lost the lease
 has lost the means to publish, so no fencing token is needed.
 
-Order: a batch is published pipelined on one channel, in outbox order. Whatever was not confirmed
-is published again, from the oldest entry on. A crash repeats events; it cannot lose one.
+Order: batches are published pipelined on one channel, in outbox order; while one is on its way, the
+next is read and sent behind it. Whatever was not confirmed is published again, from the oldest
+entry on. A crash repeats events; it cannot lose one.
 """
 
 import asyncio
 import logging
+import time as clock
+from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import NoReturn
 
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ChannelLockedResource
+from msgspec import Struct
 from opentelemetry import metrics, trace
 
 from bus import failpoints, tracing, wire
-from bus.broker import BROKER_ERRORS, CONNECT_SECONDS, connected, pause, stop_if_cancelled
-from bus.outbox import Outbox
-from bus.publisher import Publisher
+from bus.broker import (
+    BROKER_ERRORS,
+    CONNECT_SECONDS,
+    connected,
+    own_cancellation,
+    pause,
+    stop_if_cancelled,
+)
+from bus.outbox import Entry, Outbox
+from bus.publisher import Publisher, Sent
 from shop_contracts import topology
 from shop_contracts.events import EVENTS
 
@@ -38,7 +49,10 @@ _sunset = meter.create_gauge(
 )
 
 BATCH = 500
+BUSY = 50
+"""A batch so large has others behind it, most likely."""
 STORE_SECONDS = 30
+DRAIN_SECONDS, GIVE_UP_SECONDS = 8, 1
 OBSERVE_SECONDS = 1.0
 RECORDED_SECONDS = 30.0
 RECORDED_PAUSE_SECONDS = 0.1
@@ -57,9 +71,7 @@ async def relay(broker_url: str, owner: str, outbox: Outbox) -> NoReturn:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         publisher = await Publisher.open(connection, topology.exchange(owner))
                     log.info("relay of %s holds the lease", owner)
-                    while True:
-                        stop_if_cancelled()
-                        await _forward(publisher, owner, outbox)
+                    await _forward(publisher, owner, outbox)
             except Exception as error:
                 expected = isinstance(error, BROKER_ERRORS)
                 log.warning("relay of %s starts again: %r", owner, error, exc_info=not expected)
@@ -120,37 +132,104 @@ async def _unread(_: object) -> None:
     """What the stream has is not asked for here."""
 
 
-async def _forward(publisher: Publisher, owner: str, outbox: Outbox) -> None:
+class _Batch(Struct, frozen=True):
+    """What is on its way, and the task that ends when it is settled."""
+
+    entries: Sequence[Entry]
+    settling: asyncio.Task[None]
+
+
+async def _forward(publisher: Publisher, owner: str, outbox: Outbox) -> NoReturn:
+    """Send batch after batch, each while the one before it is confirmed and settled.
+
+    What is on its way when this ends is still settled, or it would go out again.
+    """
+    ahead: _Batch | None = None
+    last: asyncio.Task[None] | None = None
+    try:
+        while True:
+            stop_if_cancelled()
+            behind = await _send(publisher, owner, outbox, ahead)
+            if behind is not None:
+                last = behind.settling
+            if ahead is not None:
+                await asyncio.shield(ahead.settling)
+            ahead = behind
+    finally:
+        if last is not None:
+            await _ended(last)
+
+
+async def _ended(settling: asyncio.Task[None]) -> None:
+    await asyncio.wait([settling], timeout=DRAIN_SECONDS)
+    if not settling.done():
+        settling.cancel()
+        await asyncio.wait([settling], timeout=GIVE_UP_SECONDS)
+    if settling.done() and not settling.cancelled():
+        settling.exception()  # whoever waited for it was told, or ends for another reason
+
+
+async def _send(
+    publisher: Publisher, owner: str, outbox: Outbox, ahead: _Batch | None
+) -> _Batch | None:
+    """Send the oldest entries behind those of `ahead`, when there are some."""
+    if ahead is not None and len(ahead.entries) < BUSY:
+        return None
     async with asyncio.timeout(STORE_SECONDS):
-        entries = await outbox.pending(BATCH)
+        entries = await outbox.pending(BATCH, ahead.entries if ahead else ())
     if not entries:
-        return
+        return None
     failpoints.reach(f"{owner}.relay.before_publish")
-    started = asyncio.get_running_loop().time()
-    with tracer.start_as_current_span(
-        f"publish {topology.exchange(owner)}",
-        kind=trace.SpanKind.PRODUCER,
-        attributes={
-            "messaging.system": "rabbitmq",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": topology.exchange(owner),
-            "messaging.batch.message_count": len(entries),
-        },
-    ) as span:
-        # the span is nobody's child: it links to the span in which each event was made
-        tracing.link(span, (entry.event for entry in entries))
-        sent = await publisher.send([wire.message(entry.event) for entry in entries])
-        failpoints.reach(f"{owner}.relay.before_confirm")
-        count, failure = await sent.confirmed()
-    _seconds.record(asyncio.get_running_loop().time() - started, {"owner": owner})
+    since = clock.time_ns()
+    sent = await publisher.send([wire.message(entry.meta, entry.body) for entry in entries])
+    failpoints.reach(f"{owner}.relay.before_confirm")
+    settling = _settle(owner, outbox, entries, sent, since, ahead.settling if ahead else None)
+    return _Batch(entries, asyncio.create_task(settling))
+
+
+async def _settle(
+    owner: str,
+    outbox: Outbox,
+    entries: Sequence[Entry],
+    sent: Sent,
+    since: int,
+    ahead: asyncio.Task[None] | None,
+) -> None:
+    """Await the confirms and forget what has one, when the batch before is settled.
+
+    Raises what the first entry without a confirm says. `since` is Unix time in nanoseconds.
+    """
+    try:
+        if ahead is not None:
+            # what stands behind a failure goes out again with it, or a subject's order would break
+            await ahead
+        with (
+            own_cancellation(),
+            tracer.start_as_current_span(
+                f"publish {topology.exchange(owner)}",
+                kind=trace.SpanKind.PRODUCER,
+                start_time=since,
+                attributes={
+                    "messaging.system": "rabbitmq",
+                    "messaging.operation.type": "send",
+                    "messaging.destination.name": topology.exchange(owner),
+                    "messaging.batch.message_count": len(entries),
+                },
+            ) as span,
+        ):
+            # the span is nobody's child: it links to the span in which each event was made
+            tracing.link(span, (entry.meta for entry in entries))
+            count, failure = await sent.confirmed()
+    finally:
+        sent.abandon()
+    _seconds.record((clock.time_ns() - since) / 1e9, {"owner": owner})
     failpoints.reach(f"{owner}.relay.after_confirm")
-    # what stands behind the first failure goes out again with it, or a subject's order would break
     if count:
         async with asyncio.timeout(STORE_SECONDS):
             await outbox.settle(entries[:count])
     failpoints.reach(f"{owner}.relay.after_settle")
     for entry in entries[:count]:
-        _published.add(1, {"type": entry.event.meta.key})
+        _published.add(1, {"type": entry.meta.key})
     if failure:
         raise failure
 

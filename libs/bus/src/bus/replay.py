@@ -211,7 +211,7 @@ async def send(
                 if wanted(logged.event):
                     headers = {REPLAY_HEADER: str(logged.offset)}
                     batch.append(
-                        wire.message(logged.event, key=queue, body=logged.body, headers=headers)
+                        wire.message(logged.event.meta, logged.body, key=queue, headers=headers)
                     )
                 if len(batch) == BATCH:
                     await flush(logged.offset + 1)

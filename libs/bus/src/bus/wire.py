@@ -1,29 +1,26 @@
 """An event as the message that carries it. No I/O."""
 
 from bus.frames import Message
-from shop_contracts.envelope import CONTENT_TYPE, Event, encode
-from shop_contracts.events.base import Fact
+from shop_contracts.envelope import CONTENT_TYPE, Meta
 
 
 def message(
-    event: Event[Fact],
+    meta: Meta,
+    body: bytes,
     *,
     key: str | None = None,
-    body: bytes | None = None,
     headers: dict[str, str] | None = None,
 ) -> Message:
     """The message of an event; its properties repeat what the body says.
 
-    `key` is where it goes, by default the event's own routing key; `body` is given where it is
-    known already.
+    `key` is where it goes, by default the event's own routing key.
     """
-    meta = event.meta
     told = {"partitionkey": meta.subject, **(headers or {})}
     if meta.traceparent:
         told["traceparent"] = meta.traceparent
     return Message(
         key=meta.key if key is None else key,
-        body=encode(event) if body is None else body,
+        body=body,
         content_type=CONTENT_TYPE,
         message_id=str(meta.id),
         correlation_id=meta.correlationid,

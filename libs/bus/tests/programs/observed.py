@@ -38,17 +38,17 @@ class Waiting:
     """An outbox in memory."""
 
     def __init__(self, *skus: str) -> None:
-        self._left = [Entry(sku, change(sku)) for sku in skus]
+        self._left = [Entry.of(sku, change(sku)) for sku in skus]
 
-    async def pending(self, limit: int) -> Sequence[Entry]:
+    async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
         await asyncio.sleep(0.05)
-        return self._left[:limit]
+        return self._left[len(behind) :][:limit]
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         self._left = self._left[len(entries) :]
 
     async def waiting(self) -> tuple[int, datetime | None]:
-        return len(self._left), min((one.event.meta.time for one in self._left), default=None)
+        return len(self._left), min((one.meta.time for one in self._left), default=None)
 
 
 async def handle(seen: set[str], event: Event[StockChangedV1]) -> None:
