@@ -61,6 +61,11 @@ WATCH_SECONDS = 15
 DEAF_LOOKS = 4
 
 
+def is_away(error: Exception) -> bool:
+    """Whether what the handler needs does not answer, so that nothing is wrong with the event."""
+    return bool(getattr(error, "away", False))
+
+
 class Place(Struct, frozen=True):
     """Where events are taken from: a work queue itself, or one of its partitions."""
 
@@ -133,7 +138,7 @@ class Subscription:
         """Send a copy to wait, then ack. A crash between the two makes a duplicate."""
         delays = list(topology.RETRY_DELAYS)
         attempt = taken.attempt
-        if getattr(error, "away", False):
+        if is_away(error):
             # nothing is wrong with the event: this must not use up its attempts
             attempt = min(attempt, len(delays) - 1)
         if attempt >= len(delays):

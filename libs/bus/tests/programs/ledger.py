@@ -23,6 +23,7 @@ import uvloop
 from elasticsearch import AsyncElasticsearch
 from msgspec import Struct
 from redis.asyncio import Redis
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from bus import failpoints, sql
@@ -116,12 +117,8 @@ class SqlLedger:
         async with self._engine.begin() as connection:
             known = await self._rows(connection, self._level, skus)
             raised = {sku: (known[sku].version if sku in known else 0) + 1 for sku in skus}
-            await self._put(
-                connection,
-                self._level,
-                known,
-                {sku: {"version": version} for sku, version in raised.items()},
-            )
+            values = {sku: {"version": version} for sku, version in raised.items()}
+            await self._put(connection, self._level, values)
             await sql.add(connection, self._outbox, *(change(*item) for item in raised.items()))
             failpoints.reach("ledger.writer.before_commit")
         return raised
@@ -139,7 +136,7 @@ class SqlLedger:
                     event.meta.entityversion
                 )
             values = {sku: _fields(effect) for sku, effect in done.items()}
-            await self._put(connection, self._effect, known, values)
+            await self._put(connection, self._effect, values)
 
     async def levels(self) -> dict[str, int]:
         async with self._engine.connect() as connection:
@@ -162,17 +159,21 @@ class SqlLedger:
         self,
         connection: AsyncConnection,
         table: sa.Table,
-        known: Mapping[str, Any],
         values: Mapping[str, dict[str, int]],
     ) -> None:
-        update = sa.update(table).where(table.c.sku == sa.bindparam("key"))
-        old = [{"key": sku, **fields} for sku, fields in values.items() if sku in known]
-        fresh = [{"sku": sku, **fields} for sku, fields in values.items() if sku not in known]
-        if old:
-            columns = {name: sa.bindparam(name) for name in old[0] if name != "key"}
-            await connection.execute(update.values(columns), old)
-        if fresh:
-            await connection.execute(sa.insert(table), fresh)
+        """One statement: an UPDATE of many rows is one round trip for each."""
+        rows = [{"sku": sku, **fields} for sku, fields in values.items()]
+        columns = [column.name for column in table.c if not column.primary_key]
+        if not rows:
+            return
+        if connection.dialect.name == "sqlite":
+            lite = sqlite.insert(table)
+            new = {name: lite.excluded[name] for name in columns}
+            await connection.execute(lite.on_conflict_do_update(["sku"], set_=new), rows)
+        else:
+            maria = mysql.insert(table)
+            new = {name: maria.inserted[name] for name in columns}
+            await connection.execute(maria.on_duplicate_key_update(new), rows)
 
 
 class RedisLedger:
@@ -329,7 +330,9 @@ class ElasticLedger:
             operations += [action, source]
         if not operations:
             return set()
-        answer = await self._client.bulk(index=index, operations=operations)
+        answer = await self._client.bulk(
+            index=index, operations=operations, filter_path=["items.*._id", "items.*.status"]
+        )
         results = [next(iter(item.values())) for item in answer["items"]]
         if bad := [one for one in results if one["status"] not in {200, 201, 409}]:
             raise ConnectionError(f"not written: {bad[0]}")
