@@ -1,14 +1,16 @@
 """Orders: accepted and completed a second, a race, a rush; beside a database, a broker, Vendure.
 
 On a stack of its own (`orders`), which is emptied. An order is completed when it is confirmed: its
-units sold, its payment captured, its events out. The time to drain what was accepted counts. The
-last lines are the ratios.
+units sold, its payment captured, its events out. The time to drain what was accepted counts. What
+accepting costs is measured from filled carts, while nobody follows up on the orders. The last lines
+are the ratios.
 """
 
 import argparse
 import asyncio
 import itertools
 import math
+import os
 import secrets
 import shutil
 import statistics
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import aio_pika
 import aiohttp
+import psutil
 import sqlalchemy as sa
 from measure import cpu_seconds
 from msgspec import Struct
@@ -44,6 +47,9 @@ OURS = [
     *("stock-api", "stock-relay", "stock-worker", "payments-simulator"),
 ]
 STORES = ["redis-stock", "redis-carts", "rabbitmq", "mariadb"]
+FOLLOWERS = ["checkout-relay", "checkout-worker", "stock-relay", "stock-worker"]
+ACCEPTING = ["checkout-api", "mariadb", "redis-carts"]
+POSTGRESQL = Path("/usr/lib/postgresql")
 SKUS = [f"PLENTY-{n}" for n in range(200)]
 LINES = 3
 DRAIN_SECONDS = 120
@@ -64,6 +70,14 @@ class Run(Struct, kw_only=True):
     def completed_per_s(self) -> float:
         """Confirmed orders a second, from the first request to the last confirmation."""
         return self.ends["confirmed"] / self.whole_seconds
+
+
+class Alone(Struct, kw_only=True):
+    """One kind of work with the machine to itself, and what it costs."""
+
+    per_s: float
+    cpu_us: float
+    ms: list[float]
 
 
 class Shop:
@@ -147,34 +161,32 @@ async def run(
     return await drained(shop, accepted, accept_ms, begun, accept_seconds, pids, before)
 
 
-async def accepting(shop: Shop, skus: Sequence[str], *, count: int, at_once: int) -> Run:
-    """Only the orders: their carts are filled before the clock starts; what follows them runs."""
+async def accepting(shop: Shop, skus: Sequence[str], *, count: int, at_once: int) -> Alone:
+    """Only the 202: carts are filled before, and who would follow up on the orders is stopped."""
     wheel = itertools.cycle(skus)
-    accepted: list[str] = []
-    accept_ms: list[float] = []
     filled: list[str] = []
+    ms: list[float] = []
 
     async def filler() -> None:
         while len(filled) < count:
             filled.append(await shop.filled([next(wheel) for _ in range(LINES)]))
 
     await asyncio.gather(*(filler() for _ in range(at_once)))
+    await asyncio.to_thread(shop.stack.stop, *FOLLOWERS)
     carts = iter(filled)
-    pids = shop.pids()
-    before = {name: cpu_seconds([pid]) for name, pid in pids.items()}
-    begun = time.time()
+    pids = [pid for name, pid in shop.pids().items() if name in ACCEPTING]
+    before, begun = cpu_seconds(pids), time.perf_counter()
 
     async def shopper() -> None:
         for cart in carts:
             asked = time.perf_counter()
-            order = await shop.ordered(cart)
-            if order:
-                accept_ms.append((time.perf_counter() - asked) * 1_000)
-                accepted.append(order)
+            if await shop.ordered(cart):
+                ms.append((time.perf_counter() - asked) * 1_000)
 
     await asyncio.gather(*(shopper() for _ in range(at_once)))
-    seconds = time.time() - begun
-    return await drained(shop, accepted, accept_ms, begun, seconds, pids, before)
+    seconds, used = time.perf_counter() - begun, cpu_seconds(pids) - before
+    await asyncio.to_thread(shop.stack.start, FOLLOWERS)
+    return Alone(per_s=len(ms) / seconds, cpu_us=used * 1e6 / len(ms), ms=ms)
 
 
 async def drained(
@@ -249,31 +261,33 @@ async def rush(shop: Shop, shoppers: int, units: int, seconds: float) -> Run:
     return await drained(shop, accepted, accept_ms, begun, time.time() - begun, {}, {})
 
 
-async def commits(stack: Stack, seconds: float, at_once: int) -> float:
-    """Single-row SQLAlchemy commits a second on the database of orders: what the limit is."""
-    engine = create_async_engine(_database(stack), pool_size=at_once)
+async def commits(shop: Shop, seconds: float, at_once: int) -> Alone:
+    """Single-row SQLAlchemy commits on the database of orders: what the limit is."""
+    engine = create_async_engine(_database(shop.stack), pool_size=at_once)
     rows = sa.Table(
         "bench_rows", sa.MetaData(), sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("body", sa.LargeBinary(500)),
     )  # fmt: skip
     async with engine.begin() as connection:
         await connection.run_sync(rows.metadata.create_all)
-    done, end = 0, time.perf_counter() + seconds
+    pids = [os.getpid(), *(pid for name, pid in shop.pids().items() if name == "mariadb")]
+    ms: list[float] = []
+    before, end = _cpu(pids), time.perf_counter() + seconds
 
     async def writer() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
+        while (asked := time.perf_counter()) < end:
             async with engine.begin() as connection:
                 await connection.execute(
                     sa.insert(rows).values(id=secrets.token_hex(16), body=b"x" * 500)
                 )
-            done += 1
+            ms.append((time.perf_counter() - asked) * 1_000)
 
     await asyncio.gather(*(writer() for _ in range(at_once)))
+    used = _cpu(pids) - before
     async with engine.begin() as connection:
         await connection.run_sync(rows.metadata.drop_all)
     await engine.dispose()
-    return done / seconds
+    return Alone(per_s=len(ms) / seconds, cpu_us=used * 1e6 / len(ms), ms=ms)
 
 
 async def confirms(stack: Stack, seconds: float, at_once: int) -> float:
@@ -321,6 +335,12 @@ async def peer(shop: Vendure, *, seconds: float, at_once: int) -> tuple[float, l
     return len(took) / (time.perf_counter() - begun), took, failed
 
 
+def _cpu(pids: Sequence[int]) -> float:
+    """CPU of these processes alone: ours has servers for children."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(each.user + each.system for each in times)
+
+
 def _database(stack: Stack) -> str:
     return database_url(stack.profile, "checkout", mariadb=stack.mariadb)
 
@@ -346,10 +366,66 @@ def tell(console: Console, title: str, run: Run) -> None:
         console.print(f"  CPU ms per order: {shown}; all {total:.1f}", highlight=False)
 
 
-async def main(options: argparse.Namespace, console: Console) -> None:
-    stack = Stack.open("orders", mariadb=not options.sqlite)
+def tell_alone(console: Console, title: str, alone: Alone) -> None:
+    console.print(
+        f"{title}, 64 at once: {alone.per_s:,.0f}/s, {alone.cpu_us:,.0f} µs of CPU, p50 "
+        f"{at(alone.ms, 0.5):.0f} p99 {at(alone.ms, 0.99):.0f} ms",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+async def completing(
+    shop: Shop, other: Vendure | None, options: argparse.Namespace, console: Console
+) -> tuple[float, float, float]:
+    """Orders a second that we accept, that we complete, and that Vendure completes: medians."""
     rounds: list[Run] = []
     rates: list[float] = []
+    for _ in range(options.rounds):
+        one = await run(shop, SKUS, seconds=options.seconds, at_once=options.at_once)
+        tell(console, "ours", one)
+        rounds.append(one)
+        best = 0.0
+        for at_once in (8, 32):
+            if other is None:
+                break
+            rate, took, failed = await peer(other, seconds=options.seconds, at_once=at_once)
+            best = max(best, rate)
+            console.print(
+                f"Vendure, {at_once} at once: completed {rate:.1f}/s, whole order p50 "
+                f"{at(took, 0.5):,.0f} p99 {at(took, 0.99):,.0f} ms, {failed} failed",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        rates.append(best)
+    return (
+        statistics.median(len(one.accepted) / one.accept_seconds for one in rounds),
+        statistics.median(one.completed_per_s for one in rounds),
+        statistics.median(rates),
+    )
+
+
+async def beside_commits(
+    shop: Shop, options: argparse.Namespace, console: Console
+) -> tuple[float, float, float]:
+    """Commits a second, and accepting orders beside them: by rate, and by what it costs."""
+    alone: list[Alone] = []
+    limits: list[Alone] = []
+    for _ in range(options.rounds):
+        count = int(options.seconds * 100)
+        alone.append(await accepting(shop, SKUS, count=count, at_once=64))
+        tell_alone(console, "accepted from filled carts", alone[-1])
+        limits.append(await commits(shop, options.seconds / 2, 64))
+        tell_alone(console, "single-row commits", limits[-1])
+    commit = statistics.median(one.per_s for one in limits)
+    cost = statistics.median(one.cpu_us for one in limits)
+    return (
+        commit,
+        statistics.median(one.per_s for one in alone) / commit,
+        cost / statistics.median(one.cpu_us for one in alone),
+    )
+
+
+async def main(options: argparse.Namespace, console: Console) -> None:
+    stack = Stack.open("orders", mariadb=not options.sqlite)
     async with AsyncExitStack() as kept:
         http = await kept.enter_async_context(
             aiohttp.ClientSession(
@@ -363,26 +439,7 @@ async def main(options: argparse.Namespace, console: Console) -> None:
         if options.peer:
             other = await kept.enter_async_context(vendure(stack.profile.var.parent / "bench"))
             await peer(other, seconds=5, at_once=4)
-        for _ in range(options.rounds):
-            one = await run(shop, SKUS, seconds=options.seconds, at_once=options.at_once)
-            tell(console, "ours", one)
-            rounds.append(one)
-            if other is not None:
-                best = 0.0
-                for at_once in (8, 32):
-                    rate, took, failed = await peer(other, seconds=options.seconds, at_once=at_once)
-                    best = max(best, rate)
-                    console.print(
-                        f"Vendure, {at_once} at once: completed {rate:.1f}/s, whole order p50 "
-                        f"{at(took, 0.5):,.0f} p99 {at(took, 0.99):,.0f} ms, {failed} failed",
-                        highlight=False, soft_wrap=True,
-                    )  # fmt: skip
-                rates.append(best)
-        only = await accepting(shop, SKUS, count=int(options.seconds * 200), at_once=64)
-        tell(console, "filled carts, 64 at once", only)
-        commit = await commits(stack, options.seconds / 2, 64)
-        confirm = await confirms(stack, options.seconds / 2, 64)
-        console.print(f"limits: {commit:,.0f} commits/s, {confirm:,.0f} confirms/s, 64 at once")
+        accepted, completed, theirs = await completing(shop, other, options, console)
         ends = await our_race(shop, 100, 10)
         console.print(f"race, 100 buyers for 10 units: ours {dict(ends)}", highlight=False)
         if other is not None:
@@ -391,16 +448,21 @@ async def main(options: argparse.Namespace, console: Console) -> None:
         if options.shoppers:
             hurry = await rush(shop, options.shoppers, options.shoppers // 10, options.within)
             tell(console, f"rush of {options.shoppers} within {options.within:.0f} s", hurry)
+        commit, times, cheaper = await beside_commits(shop, options, console)
+        confirm = await confirms(stack, options.seconds / 2, 64)
+        console.print(f"confirmed messages, 64 at once: {confirm:,.0f}/s", highlight=False)
     found = await verify.settled(stack.profile, mariadb=stack.mariadb, within=30)
     console.print(f"verify: {len(found)} breaches {found[:3]}", highlight=False)
-    completed = statistics.median(one.completed_per_s for one in rounds)
-    whole = statistics.median(len(one.accepted) / one.accept_seconds for one in rounds)
-    alone = len(only.accepted) / only.accept_seconds
-    console.print(f"accepted / single-row commits: [bold]{alone / commit:.2f}x[/bold] (0.50x)")
-    console.print(f"  with carts filled and orders completed meanwhile: {whole / commit:.2f}x")
-    if rates:
-        times = completed / statistics.median(rates)
-        console.print(f"completed / Vendure: [bold]{times:.1f}x[/bold] (to reach: 20x)")
+    console.print(
+        f"accepted / single-row commits: [bold]{times:.2f}x[/bold] (to reach: 0.50x); by CPU "
+        f"{cheaper:.2f}x; with carts filled and orders completed meanwhile "
+        f"{accepted / commit:.2f}x",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    console.print(f"completed / confirmed messages: {completed / confirm:.3f}x", highlight=False)
+    if theirs:
+        ratio = completed / theirs
+        console.print(f"completed / Vendure: [bold]{ratio:.1f}x[/bold] (to reach: 20x)")
 
 
 def arguments() -> argparse.Namespace:
@@ -418,6 +480,9 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     chosen = arguments()
     shown = Console(width=120)
+    if chosen.peer and not POSTGRESQL.exists():
+        shown.print("without Vendure, which needs: apt-get install postgresql")
+        chosen.peer = False
     private = Stack.open("orders", mariadb=not chosen.sqlite)
     private.down()
     for name in (*STORES, "checkout", "stock", "payments"):
