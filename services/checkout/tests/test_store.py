@@ -284,6 +284,51 @@ async def test_a_payment_is_claimed_by_one_worker_and_comes_back_when_its_lease_
     assert [] == await orders.claim_payments(10, LEASE)
 
 
+async def test_who_ordered_first_is_asked_for_first_whatever_the_operation(
+    orders: Orders, make: Any
+) -> None:
+    first, second = await placed(orders, make, "c1"), await placed(orders, make, "c2")
+    await hear(orders, held(first))
+    await pay(orders, Approved("ref-1"))
+    await hear(orders, held(second))
+    await hear(orders, committed(first))
+
+    asks = [await orders.claim_payments(1, LEASE) for _ in range(2)]
+
+    assert [[(first, Op.CAPTURE)], [(second, Op.AUTH)]] == [
+        [(ask.order_id, ask.op) for ask in some] for some in asks
+    ]
+
+
+async def test_orders_that_move_together_each_keep_what_is_theirs(
+    orders: Orders, database: Database, make: Any
+) -> None:
+    ids = [await placed(orders, make, f"c{n}") for n in range(4)]
+    await asyncio.gather(*(hear(orders, held(id_)) for id_ in ids))
+    asks = {ask.order_id: ask for ask in await orders.claim_payments(10, LEASE)}
+    answers = [Approved("ref-0"), Approved("ref-1"), Refused("no"), Refused("no")]
+
+    await asyncio.gather(
+        *(orders.answered(asks[id_], said) for id_, said in zip(ids, answers, strict=True))
+    )
+
+    ends = [Status.AUTHORISED] * 2 + [Status.CANCELLED] * 2
+    assert ends == [await status(orders, id_) for id_ in ids]
+    paid, kept = tables.payments.c, tables.orders.c
+    async with database.read() as connection:
+        refs = await connection.execute(sa.select(paid.order_id, paid.state, paid.psp_ref))
+        carts = await connection.execute(sa.select(kept.id, kept.claims_cart))
+    assert {(row.order_id, row.state, row.psp_ref) for row in refs} == {
+        (ids[0], "done", "ref-0"),
+        (ids[1], "done", "ref-1"),
+        (ids[2], "refused", None),
+        (ids[3], "refused", None),
+    }
+    assert {ids[0]: "c0", ids[1]: "c1", ids[2]: None, ids[3]: None} == {
+        row.id: row.claims_cart for row in carts
+    }
+
+
 async def test_an_answer_counts_once(
     orders: Orders, database: Database, sent: Sent, make: Any
 ) -> None:
