@@ -6,6 +6,7 @@ no name stands in them.
 
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 from html import escape
 from typing import TypeAlias
 
@@ -223,8 +224,10 @@ def _amounts(order: Order, breakdown: Breakdown, language: Language) -> Table:
     return Table([(label, money(minor, order.currency, language)) for label, minor in found])
 
 
+@lru_cache(maxsize=4_096)
 def money(minor: int, currency: str, language: Language) -> str:
     """The amount as it is written in that language."""
+    # prices repeat, and writing one takes as long as the rest of a mail
     amount = Decimal(minor).scaleb(-get_currency_precision(currency))
     return format_currency(amount, currency, locale=LOCALES[language])
 
