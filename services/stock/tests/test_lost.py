@@ -26,10 +26,12 @@ from shop_contracts import envelope
 from shop_contracts.events.checkout import OrderPlacedV1
 from shop_contracts.types import PricedLine
 from stock.app import FILLED, application, connect
+from stock.auditor import Auditor, Bounds
 from stock.bookkeeping import Bookkeeper
 from stock.domain import Action, Adjust
 from stock.journal import Journal
 from stock.prices import PriceEntry
+from stock.rebuild import Heard, Rebuild
 from stock.scripts import StoreIsEmpty
 from stock.settings import Settings
 from stock.slots import PART
@@ -40,6 +42,7 @@ pytestmark = pytest.mark.connected
 CART, ORDER = uuid4(), uuid4()
 LINES = [("chair", 1), ("table", 1), ("desk", 1)]
 FIVE = Adjust(stock=5, action=Action.SET)
+WEEK_MS = 7 * 86_400_000
 PRICE = PriceEntry(currency="EUR", amount_minor=5)
 
 DEEDS: dict[str, Callable[[StockStore], Awaitable[Any]]] = {
@@ -117,6 +120,34 @@ async def test_parts_of_an_order_whose_home_was_lost_are_kept(
         (level.available, level.reserved) for level in [await store.level(sku) for sku, _ in LINES]
     ]
     assert [] == [key for key in await keys(redis, settings) if key.startswith(home)]
+
+
+async def audited(shop: Any) -> dict[Any, Any]:
+    audit = Auditor(shop.redis, shop.store.slots, shop.journal, Bounds(units=0, repairs=0))
+    async for _ in audit.round():
+        pass
+    return audit.drifts
+
+
+@pytest.mark.several
+@pytest.mark.parametrize("lost", [range(5), (1, 3)])
+async def test_partitions_that_were_lost_are_filled_and_no_others(shop: Any, lost: Any) -> None:
+    slots = [shop.store.slots[number] for number in lost]
+    await shop.busy(7, 120)
+    await shop.books.catch_up()
+    assert {} == await audited(shop)
+    before = await shop.state()
+    for key in await shop.keys():
+        if any(key.startswith(slot.partitions.removesuffix("partitions")) for slot in slots):
+            await shop.redis.unlink(key)
+
+    await Rebuild(shop.redis, shop.store.slots, shop.journal, keep_ms=WEEK_MS).run(Heard())
+
+    assert before == await shop.state()
+    assert len({key.partition(":")[0] for key in before}) > 2
+    await shop.store.install.check()
+    await shop.bookkeeper().catch_up()
+    assert {} == await audited(shop)
 
 
 class Shop:

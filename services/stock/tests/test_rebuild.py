@@ -10,18 +10,14 @@ from uuid import uuid4
 import aio_pika
 import pytest
 from msgspec.structs import replace
-from redis.asyncio import Redis
 
 from bus.broker import confirming, connected
-from chassis.database import Database
 from shop_contracts.envelope import CONTENT_TYPE, encode
-from stock.auditor import Auditor, Bounds
 from stock.domain import build
-from stock.journal import Journal
 from stock.prices import PriceEntry, moment
 from stock.rebuild import Heard, NotEmpty, Rebuild, heard
 from stock.settings import Settings
-from stock.store import KEPT_PLANS, StockStore
+from stock.store import KEPT_PLANS
 
 pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
@@ -87,28 +83,6 @@ async def test_every_price_of_the_past_is_told_as_before(shop: Any) -> None:
     assert plans == [await shop.redis.lrange(shop.store.slots[0].plans(sku), 0, -1) for sku in skus]
     for at, prices in zip(times, before, strict=True):
         assert prices == await shop.store.prices(skus, at)
-
-
-async def test_every_partition_is_followed_audited_and_filled_again(
-    redis: Redis, settings: Settings, sql: Database, shop: Any
-) -> None:
-    await redis.unlink(shop.store.slots[0].partitions)
-    spread = StockStore(redis, settings.key_prefix, partitions=4)
-    await spread.install.make()
-    wide = type(shop)(redis, settings, spread, Journal(sql))
-    await wide.busy(7, 120)
-    await wide.books.catch_up()
-    audit = Auditor(redis, spread.slots, wide.journal, Bounds(units=0, repairs=0))
-    async for _ in audit.round():
-        pass
-    before = {key: held for key, held in (await wide.state()).items() if ":fence:" not in key}
-    await wide.empty()
-
-    await rebuilding(wide).run(Heard())
-
-    assert {} == audit.drifts
-    assert before == await wide.state()
-    assert len({key.partition(":")[0] for key in before}) > 1
 
 
 async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(shop: Any) -> None:

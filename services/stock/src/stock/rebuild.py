@@ -202,7 +202,7 @@ class Rebuild:
 
     def _level(self, pipe: Any, slot: Slot, row: Any) -> bool:
         # the index of the movements begins anew with what of the ledger comes back
-        pipe.unlink(slot.moves(row.sku))
+        _unlink(pipe, slot.moves(row.sku))
         level = units(row)
         if level.ver:
             fields = {name: str(value) for name, value in _counted(level).items()}
@@ -210,7 +210,7 @@ class Rebuild:
         return bool(level.ver)
 
     def _price(self, pipe: Any, slot: Slot, row: Any) -> bool:
-        pipe.unlink(slot.plans(row.sku))
+        _unlink(pipe, slot.plans(row.sku))
         pipe.hset(slot.price(row.sku), mapping=row.fields)
         if until := row.fields.get("until"):
             pipe.zadd(slot.bounds, {row.sku: until})
@@ -280,6 +280,11 @@ class Rebuild:
 
 def _at(slot: Slot) -> str:
     return slot.ledger.removesuffix("ledger")
+
+
+def _unlink(pipe: Any, key: str) -> None:
+    # the method of a cluster's pipeline is for keys of several slots, and waits
+    pipe.execute_command("UNLINK", key)
 
 
 def _counted(level: Any) -> Mapping[str, int]:
