@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from shop import doctor, packages, profiles
+from shop.clusters import BUS
 from shop.profiles import Profile
+from shop.servers import CLUSTERED
 from shop.stack import Stack
 
 
@@ -54,10 +56,18 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 def test_no_two_profiles_share_a_port() -> None:
     names = tomllib.loads(profiles.PORTS_FILE.read_text())["offsets"]
-    found = [profiles.profile(name) for name in names]
-    ports = [port for profile in found for port in profile.ports.values()]
+    ports = [port for name in names for port in _listened(profiles.profile(name))]
 
     assert len(set(ports)) == len(ports)
+
+
+def _listened(profile: Profile) -> list[int]:
+    found = list(profile.ports.values())
+    for node in profile.nodes() if profile.clustered else []:
+        found.append(node.ports["redis-stock"] + BUS)
+        if node.node > 1:
+            found += [at for name, at in node.ports.items() if name.startswith(CLUSTERED)]
+    return found
 
 
 def test_no_port_is_a_default_of_its_server() -> None:

@@ -1,25 +1,24 @@
-"""A shop that has outgrown one broker: the addresses of a cluster are all that changes."""
+"""A shop that has outgrown one server of a kind: the addresses of clusters are all that changes."""
 
 import asyncio
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from operator import eq, lt
+from typing import TypeVar
 from uuid import uuid4
 
-import msgspec
 import pytest
+from rich.console import Console
 
 from bus.consumer import consume
 from bus.outbox import Entry
 from bus.relay import relay
 from bus.topology import apply
-from shop import servers
-from shop.client import until
-from shop.process import Process
-from shop.profiles import Profile, profile
-from shop.secrets import secret, write_private
+from shop import setup, verify
+from shop.client import ENDED, ShopClient, Unexpected, until
+from shop.servers import amqp
 from shop.stack import Stack
 from shop_contracts.envelope import Event, new
 from shop_contracts.events.stock import StockChangedV1
@@ -27,65 +26,11 @@ from shop_contracts.events.stock.stock_changed_v1 import Cause
 
 pytestmark = [pytest.mark.connected, pytest.mark.long]
 
-NODES = ["one", "two", "three"]
-APART = 100  # between the ports of two nodes
+T = TypeVar("T")
+
 SKUS, CHANGES = 20, 6_000
-FORMING = [
-    "cluster_formation.peer_discovery_backend = classic_config",
-    *(
-        f"cluster_formation.classic_config.nodes.{n} = {node}@localhost"
-        for n, node in enumerate(NODES, 1)
-    ),
-]
-
-
-class Cluster:
-    """Three brokers that are one, each of which can be killed."""
-
-    def __init__(self) -> None:
-        base = profile("clusters")
-        self.stack = Stack(base, mariadb=False)
-        self._nodes = {node: self._profile(base, node, APART * n) for n, node in enumerate(NODES)}
-
-    def _profile(self, base: Profile, node: str, offset: int) -> Profile:
-        ports = {name: port + offset for name, port in base.ports.items()}
-        # a cluster that was stopped waits for whoever stopped last: each run forms a new one
-        shutil.rmtree(base.folder(node, "rabbitmq"))
-        own = Profile(node, {**ports, "epmd": base.ports["epmd"]}, base.folder(node))
-        logins = base.folder("secrets")
-        logins.chmod(0o711)
-        if not (own.var / "secrets").exists():
-            (own.var / "secrets").symlink_to(logins)
-        return own
-
-    def start(self) -> None:
-        first, *others = [self._process(node) for node in NODES]
-        for processes in ([servers.epmd(self.stack.profile), first], others):
-            states = [[], *self.stack.starting(processes)][-1]
-            assert {"ready"} == {state.state for state in states}
-
-    def _process(self, node: str) -> Process:
-        own = self._nodes[node]
-        home = own.folder("rabbitmq")
-        write_private(home / ".erlang.cookie", secret(self.stack.profile, "erlang_cookie"))
-        (home / ".erlang.cookie").chmod(0o400)
-        process = servers.rabbitmq(own)
-        with (home / "rabbitmq.conf").open("a") as config:
-            config.write("\n".join(FORMING) + "\n")
-        env = {**process.env, "RABBITMQ_NODENAME": f"{node}@localhost"}
-        return msgspec.structs.replace(process, name=f"rabbitmq-{node}", env=env)
-
-    def addresses(self, user: str) -> str:
-        return ",".join(servers.amqp(own, user) for own in self._nodes.values())
-
-    def kill(self, node: str) -> None:
-        self.stack.kill(f"rabbitmq-{node}")
-
-    def back(self) -> int:
-        """How many that were killed are ready again; -1 while one is away."""
-        states = self.stack.status()
-        away = any(state.state != "ready" for state in states)
-        return -1 if away else sum(state.restarts for state in states)
+BROKERS = ["rabbitmq", "rabbitmq-2", "rabbitmq-3"]
+KILLED = ["redis-stock-2", "rabbitmq", "elasticsearch-3"]
 
 
 class Changes:
@@ -135,30 +80,93 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-async def cluster(stack: object) -> AsyncIterator[Cluster]:
-    await asyncio.to_thread(Stack(profile("clusters"), mariadb=False).down)
-    cluster = Cluster()
-    await asyncio.to_thread(cluster.start)
-    yield cluster
-    await asyncio.to_thread(cluster.stack.down)
+async def nodes(stack: object) -> AsyncIterator[Stack]:
+    """Three nodes of each, without anything in them."""
+    nodes = Stack.open("nodes")
+    await asyncio.to_thread(nodes.down)
+    # a cluster that was stopped waits for whoever stopped last: each run forms a new one
+    shutil.rmtree(nodes.profile.var)
+    nodes = Stack.open("nodes")
+    await asyncio.to_thread(setup.up, nodes, Console(), servers_only=True)
+    yield nodes
+    await asyncio.to_thread(nodes.down)
+
+
+async def dies(nodes: Stack, name: str) -> None:
+    """The node is killed, and has come back."""
+
+    def back() -> bool:
+        (state,) = (each for each in nodes.status() if each.name == name)
+        return state.state == "ready" and state.restarts > before
+
+    (before,) = (each.restarts for each in nodes.status() if each.name == name)
+    await asyncio.to_thread(nodes.kill, name)
+    await until(partial(asyncio.to_thread, back), bool, within=240)
+
+
+async def patiently(look: Callable[[], Awaitable[T]], holds: Callable[[T], object] = bool) -> T:
+    """What `look` sees once it holds, though a node that is away makes it fail before."""
+
+    async def tried() -> T | None:
+        try:
+            seen = await look()
+        except Unexpected:
+            return None
+        return seen if holds(seen) else None
+
+    found = await until(tried, bool, within=300)
+    assert found is not None
+    return found
+
+
+async def test_the_shop_sells_on_clusters_of_which_a_node_dies(nodes: Stack) -> None:
+    await asyncio.to_thread(nodes.deploy)
+    await asyncio.to_thread(nodes.start)
+
+    async def outcome(shop: ShopClient, id_: str) -> str:
+        asked = partial(shop.get, f"/api/orders/{id_}")
+        return str((await patiently(asked, lambda order: order["status"] in ENDED))["status"])
+
+    async with ShopClient.open(nodes.profile) as shop:
+        await shop.reachable()
+        # they lie in several partitions of stock
+        skus = [await patiently(partial(shop.put_product, stock=20)) for _ in range(4)]
+        lines = [(sku, 1) for sku in skus]
+        assert "confirmed" == await outcome(shop, await shop.order(*lines))
+        for node in KILLED:
+            orders = [await shop.order(*lines) for _ in range(2)]
+            gone = asyncio.create_task(dies(nodes, node))
+            orders += [await shop.order(*lines) for _ in range(2)]
+            assert ["confirmed"] * 4 == [await outcome(shop, id_) for id_ in orders], node
+            await gone
+            assert await patiently(partial(shop.found, skus[0]))
+        left = [(await shop.get(f"/api/products/{sku}/stock"))["on_hand"] for sku in skus]
+    breaches = await verify.settled(nodes.profile, mariadb=nodes.mariadb, within=120)
+    await asyncio.to_thread(nodes.stop, *[s.name for s in nodes.status() if _ours(s.name)])
+
+    assert [20 - 1 - 4 * len(KILLED)] * 4 == left
+    assert [] == breaches
+
+
+def _ours(name: str) -> bool:
+    return name.rpartition("-")[2] in {"api", "relay", "worker", "notify", "journal", "simulator"}
 
 
 async def changed(reader: Reader, event: Event[StockChangedV1]) -> None:
     await reader.take(event)
 
 
-async def test_each_broker_of_a_cluster_may_die_in_its_turn(cluster: Cluster) -> None:
-    await apply(cluster.addresses("deploy"))
+async def test_each_broker_of_a_cluster_may_die_in_its_turn(nodes: Stack) -> None:
+    await apply(amqp(nodes.profile, "deploy"))
     outbox, reader = Changes(CHANGES), Reader()
-    publishing = asyncio.create_task(relay(cluster.addresses("stock"), "stock", outbox))
+    publishing = asyncio.create_task(relay(amqp(nodes.profile, "stock"), "stock", outbox))
     reading = asyncio.create_task(
-        consume(cluster.addresses("search"), "search", "stock", {StockChangedV1: changed}, reader)
+        consume(amqp(nodes.profile, "search"), "search", "stock", {StockChangedV1: changed}, reader)
     )
     try:
-        for n, node in enumerate(NODES, 1):
-            await until(reader.count, partial(lt, CHANGES * n // (len(NODES) + 1)), within=120)
-            await asyncio.to_thread(cluster.kill, node)
-            await until(partial(asyncio.to_thread, cluster.back), partial(eq, n), within=120)
+        for n, node in enumerate(BROKERS, 1):
+            await until(reader.count, partial(lt, CHANGES * n // (len(BROKERS) + 1)), within=120)
+            await dies(nodes, node)
         await until(reader.count, partial(eq, CHANGES), within=120)
     finally:
         for task in (publishing, reading):

@@ -3,11 +3,17 @@
 import os
 import tomllib
 from pathlib import Path
+from typing import Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 ROOT = Path(__file__).resolve().parents[3]
 PORTS_FILE = Path(__file__).with_name("ports.toml")
+
+
+NODES = 3
+APART = 100  # between the ports of two nodes of a cluster
 
 
 class UnknownProfile(Exception):
@@ -15,11 +21,29 @@ class UnknownProfile(Exception):
 
 
 class Profile(Struct, frozen=True):
-    """One stack: `ports` by name and the folder `var` that holds all it writes."""
+    """One stack: `ports` by name and the folder `var` that holds all it writes.
+
+    A clustered one is also that of each `node` of its clusters, which has ports of its own.
+    """
 
     name: str
     ports: dict[str, int]
     var: Path
+    clustered: bool = False
+    node: int = 1
+
+    def nodes(self) -> list[Self]:
+        """Itself once for each node of its clusters; where it has none, just itself."""
+        if not self.clustered:
+            return [self]
+        return [
+            replace(self, node=n, ports=self.ports | _above(self.ports, APART * (n - self.node)))
+            for n in range(1, NODES + 1)
+        ]
+
+    def named(self, server: str) -> str:
+        """What a server is called on this node: the first one's name is that of the only one."""
+        return server if self.node == 1 else f"{server}-{self.node}"
 
     def folder(self, *parts: str) -> Path:
         """A folder below `var`, made when missing."""
@@ -42,7 +66,12 @@ def profile(name: str = "shop", *, root: Path = ROOT) -> Profile:
         raise UnknownProfile(f"no profile {name!r}; there are {', '.join(table['offsets'])}")
     offset = table["offsets"][name] + _moved(root / "var" / "port-offset")
     ports = {port: number + offset for port, number in table["ports"].items()}
-    return Profile(name, ports, root / "var" / name)
+    return Profile(name, ports, root / "var" / name, clustered=name in table["clustered"])
+
+
+def _above(ports: dict[str, int], more: int) -> dict[str, int]:
+    # the nodes of a machine have one name server
+    return {name: port + more for name, port in ports.items() if name != "epmd"}
 
 
 def _moved(memory: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from shop import edge, elastic
+from shop import clusters, edge, elastic
 from shop.account import account, drop, give
 from shop.process import Http, Process, Talk
 from shop.profiles import Profile
@@ -26,15 +26,33 @@ class ServerMissing(Exception):
 
 
 def admin_redis(profile: Profile, instance: str) -> str:
-    """The address of a Redis for tools and tests: everything allowed."""
+    """The address of a Redis for tools and tests: everything allowed. Of a cluster this node's."""
     login = f":{secret(profile, 'redis_admin')}"
     return profile.url(instance, scheme="redis", login=login, path="/0")
 
 
+def redis(profile: Profile, instance: str) -> str:
+    """The address of a Redis, or of a Redis Cluster, for the service that owns it."""
+    user = REDIS[instance][1]
+    login = f"{user}:{secret(profile, f'redis_{user}')}"
+    if not profile.clustered or instance not in CLUSTERED:
+        return profile.url(instance, scheme="redis", login=login, path="/0")
+    places = [f"127.0.0.1:{node.ports[instance]}" for node in profile.nodes()]
+    return f"redis+cluster://{login}@{','.join(places)}"
+
+
 def amqp(profile: Profile, user: str, vhost: str = "shop") -> str:
-    """The broker's address for a user: `admin`, `deploy` or a service's name."""
+    """The broker's address for a user (`admin`, `deploy` or a service's name): of all its nodes."""
     login = f"{user}:{secret(profile, f'rabbitmq_{user}')}"
-    return profile.url("rabbitmq", scheme="amqp", login=login, path=f"/{vhost}")
+    return ",".join(
+        node.url("rabbitmq", scheme="amqp", login=login, path=f"/{vhost}")
+        for node in profile.nodes()
+    )
+
+
+def elasticsearch_url(profile: Profile) -> str:
+    """The address of Elasticsearch, of all its nodes."""
+    return ",".join(node.url("elasticsearch") for node in profile.nodes())
 
 
 def management(profile: Profile) -> str:
@@ -57,7 +75,11 @@ def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
     chosen = [name for name in SERVERS if mariadb or name != "mariadb"]
     profile.folder("run").chmod(0o700)
     profile.folder("secrets").chmod(0o711)
-    return [SERVERS[name](profile) for name in chosen]
+    return [
+        SERVERS[name](node)
+        for name in chosen
+        for node in (profile.nodes() if name in CLUSTERED else [profile])
+    ]
 
 
 def redis_stock(profile: Profile) -> Process:
@@ -80,19 +102,23 @@ def redis_config(profile: Profile, name: str, *, bind: str, port: int, folder: P
 
 
 def _redis(profile: Profile, name: str) -> Process:
-    home = profile.folder(name)
+    home = profile.folder(profile.named(name))
     port = profile.ports[name]
     config = home / "redis.conf"
     text = redis_config(profile, name, bind="127.0.0.1", port=port, folder=home)
+    ask, expect = "PING", b"+PONG"
+    if profile.clustered and name in CLUSTERED:
+        text += "\n".join(clusters.redis(profile, name, home)) + "\n"
+        ask, expect = "CLUSTER INFO", b"cluster_state:ok"
     write_private(config, text)
-    ping = f"AUTH {secret(profile, 'redis_admin')}\r\nPING\r\n".encode()
+    asked = f"AUTH {secret(profile, 'redis_admin')}\r\n{ask}\r\n".encode()
     return _server(
         profile,
-        name,
+        profile.named(name),
         [_program("redis-server"), str(config)],
         home=home,
         port=port,
-        ready=Talk(port, b"+PONG", ping),
+        ready=Talk(port, expect, asked),
     )
 
 
@@ -107,7 +133,7 @@ def epmd(profile: Profile) -> Process:
 
 def rabbitmq(profile: Profile) -> Process:
     """The broker: users and permissions come from definitions, so `guest` never exists."""
-    home = profile.folder("rabbitmq")
+    home = profile.folder(profile.named("rabbitmq"))
     ports = profile.ports
     definitions = home / "definitions.json"
     write_private(definitions, msgspec.json.encode(broker_definitions(profile)).decode())
@@ -120,6 +146,14 @@ def rabbitmq(profile: Profile) -> Process:
         f"load_definitions = {definitions}",
         *RABBITMQ,
     ]
+    needs = ["epmd"]
+    if profile.clustered:
+        config += clusters.rabbitmq(profile)
+        cookie = home / ".erlang.cookie"
+        write_private(cookie, secret(profile, "erlang_cookie"))
+        cookie.chmod(0o400)
+        if profile.node > 1 and not (home / "mnesia").exists():
+            needs.append("rabbitmq")  # the first one is there before others join it
     (home / "rabbitmq.conf").write_text("\n".join(config) + "\n")
     (home / "enabled_plugins").write_text(f"[{','.join(RABBITMQ_PLUGINS)}].\n")
     env = {
@@ -127,7 +161,7 @@ def rabbitmq(profile: Profile) -> Process:
         "ERL_EPMD_PORT": str(ports["epmd"]),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "RABBITMQ_NODENAME": "shop@localhost",
+        "RABBITMQ_NODENAME": clusters.erlang(profile.node),
         "RABBITMQ_NODE_PORT": str(ports["rabbitmq"]),
         "RABBITMQ_DIST_PORT": str(ports["rabbitmq-dist"]),
         "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
@@ -148,13 +182,13 @@ def rabbitmq(profile: Profile) -> Process:
     )
     return _server(
         profile,
-        "rabbitmq",
+        profile.named("rabbitmq"),
         [str(_rabbitmq_program())],
         home=home,
         port=ports["rabbitmq"],
         env=env,
         ready=ready,
-        needs=["epmd"],
+        needs=needs,
         within=180,
     )
 
@@ -223,8 +257,8 @@ def _reads(name: str) -> str:
 def elasticsearch(profile: Profile) -> Process:
     """The minimal Elasticsearch with our plugin, as one node on loopback."""
     distribution = elastic.distribution()
-    home = profile.folder("elasticsearch")
-    config = profile.folder("elasticsearch", "config")
+    home = profile.folder(profile.named("elasticsearch"))
+    config = profile.folder(home.name, "config")
     ports = profile.ports
     shutil.copy(distribution / "config" / "log4j2.properties", config)
     options = (distribution / "config" / "jvm.options").read_text().splitlines()
@@ -232,13 +266,14 @@ def elasticsearch(profile: Profile) -> Process:
     (config / "jvm.options").write_text("\n".join(kept) + "\n")
     settings = {
         "cluster.name": f"shop-{profile.name}",
-        "node.name": "shop",
+        "node.name": profile.named("shop"),
         "path.data": str(home / "data"),
         "path.logs": str(home / "log"),
         "network.host": "127.0.0.1",
         "http.port": ports["elasticsearch"],
         "transport.port": ports["elasticsearch-transport"],
         **ELASTICSEARCH,
+        **(clusters.elasticsearch(profile) if profile.clustered else ALONE),
     }
     lines = [f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items()]
     (config / "elasticsearch.yml").write_text("\n".join(lines) + "\n")
@@ -246,12 +281,12 @@ def elasticsearch(profile: Profile) -> Process:
         "ES_JAVA_HOME": str(elastic.java_home()),
         "ES_PATH_CONF": str(config),
         "ES_JAVA_OPTS": "-Xms512m -Xmx512m",
-        "ES_TMPDIR": str(profile.folder("elasticsearch", "tmp")),
+        "ES_TMPDIR": str(profile.folder(home.name, "tmp")),
     }
     ready = Http(profile.url("elasticsearch", path="/_cluster/health?wait_for_status=yellow"))
     return _server(
         profile,
-        "elasticsearch",
+        home.name,
         [str(distribution / "bin" / "elasticsearch")],
         home=home,
         port=ports["elasticsearch"],
@@ -395,6 +430,8 @@ OWNERS = ("checkout", "stock")
 STOCK_ACCESS = (
     "~{s*}:* +@read +@write +@stream +@transaction +@connection +eval +evalsha"
     " +script|load +script|exists -@dangerous -@admin +info +time"
+    # what a client asks a cluster for: who has which slot, and where a command's keys stand
+    " +cluster|slots +cluster|shards +cluster|myid +command"
 )
 CARTS_ACCESS = (
     "~cart:* ~coupon:* ~session:* ~limit:* +@read +@write +@transaction +@connection +eval +evalsha"
@@ -432,13 +469,15 @@ RABBITMQ_PLUGINS = [
     "rabbitmq_prometheus",
     "rabbitmq_consistent_hash_exchange",
 ]
+ALONE = {"discovery.type": "single-node"}
 ELASTICSEARCH: dict[str, object] = {
-    "discovery.type": "single-node",
     "xpack.security.enabled": False,
     "action.destructive_requires_name": True,
     "cluster.max_shards_per_node": 3000,
     "cluster.routing.allocation.disk.threshold_enabled": False,
 }
+CLUSTERED = ("redis-stock", "rabbitmq", "elasticsearch")
+"""Servers that are several nodes where the profile is clustered."""
 SERVERS: dict[str, Callable[[Profile], Process]] = {
     "redis-stock": redis_stock,
     "redis-carts": redis_carts,

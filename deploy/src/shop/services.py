@@ -10,12 +10,16 @@ from shop.account import account, drop, give
 from shop.process import Http, Process
 from shop.profiles import ROOT, Profile
 from shop.secrets import api_keys_file, secret
-from shop.servers import USERS, amqp, mariadb_url
+from shop.servers import USERS, amqp, elasticsearch_url, mariadb_url, redis
 from shop_contracts.topology import READS
 
 PASSED_ON = ("OTEL_", "SSL_CERT_", "SHOP_LOG_")
-TESTED = ("test", "faults", "orders")
+TESTED = ("test", "faults", "orders", "nodes")
 """Profiles whose processes may be told to fail."""
+
+READY_SECONDS = 60.0
+STOCK_PARTITIONS = 12
+"""Of stock on a cluster: several for each node, so that nodes can be added."""
 
 
 def prepare(profile: Profile, *, mariadb: bool = False) -> list[Process]:
@@ -84,6 +88,8 @@ def _process(profile: Profile, service: str, process: str, settings: dict[str, s
         port=port,
         ready=Http(f"http://127.0.0.1:{port}/readyz"),
         needs=[*(["rabbitmq"] if service in USERS else []), *NEEDS[service]],
+        # a cluster takes its time to make indices and queues on several nodes
+        ready_within=READY_SECONDS * len(profile.nodes()),
     )
 
 
@@ -102,28 +108,26 @@ def _port(service: str, process: str) -> str:
 
 
 def _catalog(profile: Profile) -> dict[str, str]:
-    return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
+    return {"ELASTICSEARCH_URL": elasticsearch_url(profile)}
 
 
 def _search(profile: Profile) -> dict[str, str]:
-    return {"ELASTICSEARCH_URL": profile.url("elasticsearch")}
+    return {"ELASTICSEARCH_URL": elasticsearch_url(profile)}
 
 
 def _stock(profile: Profile) -> dict[str, str]:
-    login = f"stock:{secret(profile, 'redis_stock')}"
-    return {
-        "REDIS_URL": profile.url("redis-stock", scheme="redis", login=login, path="/0"),
+    partitions = {"PARTITIONS": str(STOCK_PARTITIONS)} if profile.clustered else {}
+    return partitions | {
+        "REDIS_URL": redis(profile, "redis-stock"),
         "PUBLIC_URL": profile.url("edge"),
         "MAIL_DIR": _mails(profile, "stock"),
     }
 
 
 def _checkout(profile: Profile) -> dict[str, str]:
-    login = f"checkout:{secret(profile, 'redis_checkout')}"
-    carts = profile.url("redis-carts", scheme="redis", login=login, path="/0")
     # what is tested and measured is the price of the goods
     rules = {} if profile.name in TESTED else {"RULES": "sample", "SELLER": "sample"}
-    return {"REDIS_URL": carts, **rules} | {
+    return {"REDIS_URL": redis(profile, "redis-carts"), **rules} | {
         "PAYMENT_URL": profile.url("payments-simulator", path="/"),
         "PAYMENT_KEY": secret(profile, "payments_key"),
         "PAYMENT_WEBHOOK_SECRET": secret(profile, "payments_webhook_secret"),

@@ -262,7 +262,8 @@ async def read(profile: Profile, *, mariadb: bool) -> Books:
     """The books of the shop that runs in this profile."""
     books = Books()
     await _read_orders(books, database_url(profile, "checkout", mariadb=mariadb))
-    await _read_stock(books, admin_redis(profile, "redis-stock"))
+    for node in profile.nodes():
+        await _read_stock(books, admin_redis(node, "redis-stock"))
     await _read_money(books, profile.url("payments-simulator", path="/simulator/ledger"))
     await _read_events(books, amqp(profile, "admin"))
     return books
