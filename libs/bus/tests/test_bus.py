@@ -26,7 +26,7 @@ from shop_contracts.events.stock.stock_changed_v1 import Cause
 
 pytestmark = pytest.mark.connected
 
-DEADLINE = 30
+DEADLINE = 60
 
 
 def change(sku: str, version: int) -> Event[StockChangedV1]:
@@ -187,6 +187,26 @@ async def test_an_event_that_cannot_be_sent_repeats_none_of_those_before_it(
 
     assert list(range(1, 501)) == got
     assert list(range(500, 601)) == [entry.ref for entry in outbox.left]
+
+
+async def test_what_is_on_its_way_when_a_relay_stops_is_still_settled(broker_url: str) -> None:
+    outbox = ListOutbox([change("A", version) for version in range(1, 101)])
+    original, begun, stopped = outbox.settle, asyncio.Event(), asyncio.Event()
+
+    async def settle(entries: Sequence[Entry]) -> None:
+        begun.set()
+        await stopped.wait()
+        await original(entries)
+
+    outbox.settle = settle  # type: ignore[method-assign]  # when it settles is under test
+    task = asyncio.create_task(relay(broker_url, "stock", outbox))
+    await begun.wait()
+    task.cancel()
+    asyncio.get_running_loop().call_soon(stopped.set)
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert [] == outbox.left
 
 
 async def test_a_node_of_the_broker_that_is_down_is_passed_over(broker_url: str) -> None:

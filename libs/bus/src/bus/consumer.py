@@ -186,8 +186,7 @@ async def _handle_batch(
                 await _settle(subscription, taken, handle([taken]))
         return
     failpoints.reach(f"{subscription.work}.after_effect")
-    for taken in batch:
-        subscription.ack(taken)
+    subscription.ack(*batch)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ entry on. A crash repeats events; it cannot lose one.
 import asyncio
 import logging
 import time as clock
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import NoReturn
@@ -228,8 +229,8 @@ async def _settle(
         async with asyncio.timeout(STORE_SECONDS):
             await outbox.settle(entries[:count])
     failpoints.reach(f"{owner}.relay.after_settle")
-    for entry in entries[:count]:
-        _published.add(1, {"type": entry.meta.key})
+    for kind, published in Counter(entry.meta.key for entry in entries[:count]).items():
+        _published.add(published, {"type": kind})
     if failure:
         raise failure
 

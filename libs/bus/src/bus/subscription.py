@@ -6,6 +6,7 @@ taken must still be acknowledged then. The second one is opened for the first re
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from copy import copy
@@ -126,13 +127,15 @@ class Subscription:
                 taken.append(one)
         return taken
 
-    def ack(self, taken: Taken) -> None:
-        """The effect stands."""
-        self._acked.add(taken.tag)
+    def ack(self, *taken: Taken) -> None:
+        """Their effects stand."""
+        self._acked.update(one.tag for one in taken)
         self._settled.set()
-        meta = taken.event.meta
-        _consumed.add(1, {"queue": self.queue, "type": meta.key, "outcome": "ack"})
-        _lag.record((datetime.now(UTC) - meta.time).total_seconds(), {"queue": self.queue})
+        now = datetime.now(UTC)
+        for one in taken:
+            _lag.record((now - one.event.meta.time).total_seconds(), {"queue": self.queue})
+        for kind, count in Counter(one.event.meta.key for one in taken).items():
+            _consumed.add(count, {"queue": self.queue, "type": kind, "outcome": "ack"})
 
     async def later(self, taken: Taken, error: Exception) -> None:
         """Send a copy to wait, then ack. A crash between the two makes a duplicate."""
@@ -144,7 +147,8 @@ class Subscription:
         if attempt >= len(delays):
             self.park(taken.tag, taken.message, EXHAUSTED, error)
             return
-        log.warning("%s %s waits: %r", self.queue, taken.event.meta.id, error, exc_info=error)
+        traceback = None if is_away(error) else error
+        log.warning("%s %s waits: %r", self.queue, taken.event.meta.id, error, exc_info=traceback)
         failpoints.reach(f"{self.work}.before_retry")
         key = topology.retry(self.work, delays[attempt])
         if not await self._retries.publish(taken.message, {ATTEMPT_HEADER: attempt + 1}, key):
