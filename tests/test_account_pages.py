@@ -65,11 +65,17 @@ async def test_a_shopper_signs_in_finds_the_order_and_signs_out_without_a_script
     await page.goto("/cart")
     await expect(page.get_by_label(re.compile("^Quantity of"))).to_have_value("2")
     await page.get_by_role("link", name="Check out").click()
+    home = {"name": "Ada", "street": "Domstraße 1", "postcode": "50667", "city": "Köln"}
+    for name, text in home.items():
+        await page.locator(f'input[name="{name}"]').fill(text)
+    await page.locator('select[name="country"]').select_option("DE")
+    await page.get_by_label("Keep it among my addresses").check()
     await page.get_by_role("button", name=re.compile("Order and pay")).click()
     await expect(page.locator(".status.confirmed")).to_be_visible(timeout=30_000)
     order = page.url.rpartition("/")[2]
     await page.goto("/me")
     await expect(page.get_by_role("link", name=order)).to_be_visible()
+    await expect(page.get_by_text("Ada, Domstraße 1, 50667 Köln, Germany")).to_be_visible()
     await page.get_by_role("button", name="Sign out").click()
     gone = await page.goto(f"/orders/{order}")
 

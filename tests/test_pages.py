@@ -53,8 +53,10 @@ async def test_a_shopper_finds_orders_and_sees_the_order_confirmed(
 
     await page.get_by_role("link", name=re.compile("check ?out", re.IGNORECASE)).first.click()
     await page.locator('input[name="email"]').fill("ada@example.com")
-    if await page.locator('input[name="name"]').count():
-        await page.locator('input[name="name"]').fill("Ada Lövelace")
+    home = {"name": "Ada Lövelace", "street": "Ring 1", "postcode": "1010", "city": "Wien"}
+    for name, text in home.items():
+        await page.locator(f'input[name="{name}"]').fill(text)
+    await page.locator('select[name="country"]').select_option("AT")
     await page.get_by_role("button", name=re.compile("order|pay|buy", re.IGNORECASE)).first.click()
 
     await expect(page).to_have_url(re.compile("/orders/"))
