@@ -17,10 +17,12 @@ from chassis.problems import Invalid, NotFound
 from checkout import after, worker
 from checkout.after import (
     Back,
+    Fulfilment,
     Paid,
     Refund,
     RefundState,
     RefundWanted,
+    Shipment,
     ShipmentWanted,
     Units,
 )
@@ -36,7 +38,7 @@ from checkout.store.projections import Projections
 from checkout.store.rows import OrderView
 from payments.app import Simulator
 from payments.domain import Fault, Script, Settled
-from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
+from shop_contracts.events.checkout import OrderDeliveredV1, OrderRefundedV1, OrderShippedV1
 from shop_contracts.types import Line
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -274,6 +276,35 @@ async def test_parcels_take_no_more_than_was_sold_less_what_was_given_back(
     ]
     told = [event.data for event in await sent(database) if isinstance(event.data, OrderShippedV1)]
     assert [(2, False), (1, True)] == [(fact.lines[0].qty, fact.complete) for fact in told]
+
+
+async def test_a_parcel_is_delivered_once_and_the_order_when_all_of_it_is(
+    orders: Orders, following: After, database: Database, make: Any, sent: Sent
+) -> None:
+    order_id = await confirmed(orders, make)
+    made = [await following.ship(order_id, f"{KEY}-{n}", parcel(n)) for n in (2, 1)]
+    two, one = (msgspec.json.decode(done.body, type=Shipment) for done in made)
+
+    first = await following.deliver(order_id, two.shipment_id)
+    between = await viewed(orders, order_id)
+    again = await asyncio.gather(
+        *(following.deliver(order_id, two.shipment_id) for _ in range(3)),
+        *(following.deliver(order_id, one.shipment_id) for _ in range(3)),
+    )
+
+    view = await viewed(orders, order_id)
+    assert [first] * 3 == again[:3]
+    assert (Fulfilment.SHIPPED, Fulfilment.DELIVERED) == (between.fulfilment, view.fulfilment)
+    assert all(each.delivered_at for each in view.shipments)
+    told = [event for event in await sent(database) if isinstance(event.data, OrderDeliveredV1)]
+    assert [(two.shipment_id, False), (one.shipment_id, True)] == [
+        (event.data.shipment_id, event.data.complete) for event in told
+    ]
+    assert [between.version, view.version] == [event.meta.entityversion for event in told]
+    with pytest.raises(NotFound):
+        await following.deliver(order_id, uuid4())
+    with pytest.raises(NotFound):
+        await following.deliver(uuid4(), one.shipment_id)
 
 
 async def test_refunds_and_parcels_at_once_never_share_a_unit(

@@ -118,7 +118,16 @@ async def test_a_parcel_is_taken_and_shown_with_its_tracking(client: Client, bou
     async with client.get(f"/orders/{bought}", headers={"Accept": "text/html"}) as answer:
         html = await answer.text()
 
+    path = f"/orders/{bought}/shipments/{made['shipment_id']}/delivery"
+    arrived, _, parcel = await ask(client, path, None)
+    async with client.get(f"/orders/{bought}", headers={"Accept": "text/html"}) as answer:
+        page = await answer.text()
+
     assert (201, "T 1") == (status, made["tracking"])
+    assert (200, True) == (arrived, parcel["delivered_at"] is not None)
+    assert 404 == (await ask(client, path.replace(made["shipment_id"], str(bought)), None))[0]
+    assert "<small>delivered " in page
+    assert "<small>delivered " not in html
     assert "Ship &lt;b&gt;&amp;&lt;/b&gt; Co, tracking T 1" in html
     assert "Sent in part" in html
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from checkout.after import Refund, RefundLine, RefundState, Shipment, refunded, shipped
+from checkout.after import Refund, RefundLine, RefundState, Shipment, delivered, refunded, shipped
 from checkout.domain import (
     NEXT,
     Approved,
@@ -109,6 +109,7 @@ def facts(order: Order) -> Iterator[Fact]:
         shipment_id=ID, lines=order.units(), carrier="c" * 100, tracking="t" * 100, shipped_at=NOW
     )
     yield shipped(order, parcel, complete=True)
+    yield delivered(order, parcel, NOW, complete=True)
 
 
 @pytest.mark.parametrize("order", [SMALL, LARGE], ids=["small", "large"])

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, structs
 from checkout.domain import Order
 from checkout.quotes import MAX_LINES, Qty
 from checkout.totals import Breakdown
-from shop_contracts.events.checkout import OrderRefundedV1, OrderShippedV1
+from shop_contracts.events.checkout import OrderDeliveredV1, OrderRefundedV1, OrderShippedV1
 from shop_contracts.events.checkout.order_refunded_v1 import RefundReason
 from shop_contracts.types import MAX_SAFE, Line, Sku, Text
 
@@ -95,14 +95,16 @@ class Shipment(Struct, frozen=True, kw_only=True):
     carrier: Text
     tracking: Text | None
     shipped_at: datetime
+    delivered_at: datetime | None = None
 
 
 class Fulfilment(StrEnum):
-    """How much of what is to be sent has left."""
+    """How much of what is to be sent has left; `DELIVERED` when all of it has arrived."""
 
     OPEN = "open"
     PARTLY = "partly"
     SHIPPED = "shipped"
+    DELIVERED = "delivered"
 
 
 class Paid(Struct, frozen=True, kw_only=True):
@@ -225,6 +227,13 @@ def shipped(order: Order, parcel: Shipment, *, complete: bool) -> OrderShippedV1
     )
 
 
+def delivered(order: Order, parcel: Shipment, now: datetime, *, complete: bool) -> OrderDeliveredV1:
+    """What is told of a parcel that was handed over; `complete` when nothing is under way."""
+    return OrderDeliveredV1(
+        order_id=order.id, shipment_id=parcel.shipment_id, complete=complete, delivered_at=now
+    )
+
+
 def living(refunds: Sequence[Refund]) -> list[Refund]:
     """The refunds that count."""
     return [one for one in refunds if one.state is not RefundState.FAILED]
@@ -255,8 +264,14 @@ def fulfilment(paid: Paid, refunds: Sequence[Refund], shipments: Sequence[Shipme
     """How much of the order has left; what was given back before it left need not."""
     if not shipments:
         return Fulfilment.OPEN
-    done = complete(paid, refunds, shipments)
-    return Fulfilment.SHIPPED if done else Fulfilment.PARTLY
+    if not complete(paid, refunds, shipments):
+        return Fulfilment.PARTLY
+    return Fulfilment.DELIVERED if arrived(shipments) else Fulfilment.SHIPPED
+
+
+def arrived(shipments: Sequence[Shipment]) -> bool:
+    """Whether all parcels have been handed over."""
+    return all(parcel.delivered_at is not None for parcel in shipments)
 
 
 def _units_back(refunds: Sequence[Refund]) -> Counter[str]:

@@ -28,7 +28,8 @@ AFTER = web.AppKey("after", After)
 READ, WRITE = "orders:read", "orders:write"
 PRIVATE = {"Cache-Control": "private, no-store"}
 _KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')
-_ORDER = "{order:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}}"
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_ORDER, _SHIPMENT = f"{{order:{_UUID}}}", f"{{shipment:{_UUID}}}"
 
 
 class OrdersQuery(Struct, frozen=True, kw_only=True):
@@ -66,6 +67,13 @@ async def ship(request: web.Request) -> web.Response:
     wanted = await read(request, ShipmentWanted)
     done = await request.app[AFTER].ship(_order_id(request), _key(request), wanted)
     return _answer(request, done, 201)
+
+
+async def deliver(request: web.Request) -> web.Response:
+    """Tell that a parcel was handed over."""
+    shipment = UUID(request.match_info["shipment"])
+    parcel = await request.app[AFTER].deliver(_order_id(request), shipment)
+    return reply(parcel, headers=PRIVATE)
 
 
 def _answer(request: web.Request, done: Done, status: int) -> web.Response:
@@ -134,5 +142,13 @@ ROUTES = [
         problems=_PROBLEMS,
         headers=_HEADERS,
         sends=_SENDS,
+    ),
+    post(
+        f"/orders/{_ORDER}/shipments/{_SHIPMENT}/delivery",
+        deliver,
+        summary="Tell that a parcel was handed over; again changes nothing",
+        reply=Shipment,
+        scope=WRITE,
+        problems=(NotFound, Unavailable),
     ),
 ]

@@ -5,6 +5,7 @@ from shop_contracts.events.checkout.order_authorised_v1 import (
 )
 from shop_contracts.events.checkout.order_cancelled_v1 import OrderCancelledV1 as OrderCancelledV1
 from shop_contracts.events.checkout.order_confirmed_v1 import OrderConfirmedV1 as OrderConfirmedV1
+from shop_contracts.events.checkout.order_delivered_v1 import OrderDeliveredV1 as OrderDeliveredV1
 from shop_contracts.events.checkout.order_placed_v1 import OrderPlacedV1 as OrderPlacedV1
 from shop_contracts.events.checkout.order_refunded_v1 import OrderRefundedV1 as OrderRefundedV1
 from shop_contracts.events.checkout.order_shipped_v1 import OrderShippedV1 as OrderShippedV1
@@ -26,6 +27,7 @@ EVENTS = (
     OrderCancelledV1,
     OrderRefundedV1,
     OrderShippedV1,
+    OrderDeliveredV1,
     PaymentAuthorisedV1,
     PaymentDeclinedV1,
     PaymentCapturedV1,

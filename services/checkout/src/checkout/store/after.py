@@ -119,6 +119,29 @@ class After:
 
         return await self._once(f"{order_id}:shipments", order_id, key, wanted, act)
 
+    async def deliver(self, order_id: UUID, shipment_id: UUID) -> Shipment:
+        """A parcel has been handed over; told again changes nothing. Raises NotFound."""
+
+        async def work(connection: AsyncConnection) -> Shipment:
+            at = await _standing(connection, order_id)
+            known = (one for one in at.shipments if one.shipment_id == shipment_id) if at else ()
+            parcel = next(iter(known), None)
+            if at is None or parcel is None:
+                raise NotFound("The order has no such parcel.")
+            if parcel.delivered_at is not None:
+                return parcel
+            now = datetime.now(UTC)
+            parcel = structs.replace(parcel, delivered_at=now)
+            await parcels.note_delivery(connection, parcel)
+            others = [one for one in at.shipments if one.shipment_id != shipment_id]
+            shipments = [*others, parcel]
+            whole = after.complete(at.paid, at.refunds, shipments) and after.arrived(shipments)
+            fact = after.delivered(at.order, parcel, now, complete=whole)
+            await _moves(connection, at.order, fact.KEY, now, 0, fact)
+            return parcel
+
+        return await self._database.write(work)
+
     async def claim(self, limit: int, lease: timedelta) -> list[RefundAsk]:
         """Refunds to ask the provider for; nobody else gets them for as long as `lease`."""
         table, now = tables.refunds, datetime.now(UTC)

@@ -15,11 +15,12 @@ from shop_contracts.events.base import Fact, name_of
 from shop_contracts.events.checkout import (
     OrderCancelledV1,
     OrderConfirmedV1,
+    OrderDeliveredV1,
     OrderRefundedV1,
     OrderShippedV1,
 )
 
-TOLD = (OrderConfirmedV1, OrderCancelledV1, OrderRefundedV1, OrderShippedV1)
+TOLD = (OrderConfirmedV1, OrderCancelledV1, OrderRefundedV1, OrderShippedV1, OrderDeliveredV1)
 
 
 async def announce(connection: AsyncConnection, events: Sequence[Event[Fact]]) -> None:

@@ -79,6 +79,7 @@ async def shipments(connection: AsyncConnection, order_id: UUID) -> list[Shipmen
             carrier=row.carrier,
             tracking=row.tracking,
             shipped_at=row.shipped_at,
+            delivered_at=row.delivered_at,
         )
         for row in found
     ]
@@ -135,3 +136,13 @@ async def _add_lines(
     ]
     if values:
         await connection.execute(sa.insert(table), values)
+
+
+async def note_delivery(connection: AsyncConnection, shipment: Shipment) -> None:
+    """The parcel was handed over when it says so."""
+    table = tables.shipments
+    await connection.execute(
+        sa.update(table)
+        .where(table.c.id == shipment.shipment_id)
+        .values(delivered_at=shipment.delivered_at)
+    )

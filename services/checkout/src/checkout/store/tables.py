@@ -187,6 +187,7 @@ shipments = sa.Table(
     sa.Column("carrier", sa.String(100), nullable=False),
     sa.Column("tracking", sa.String(100)),
     sa.Column("shipped_at", UtcTime, nullable=False),
+    sa.Column("delivered_at", UtcTime),
 )
 
 shipment_lines = sa.Table(
