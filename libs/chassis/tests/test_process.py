@@ -233,6 +233,30 @@ async def test_one_trace_runs_through_two_processes(
     assert 200 == by_service["program.api"]["attributes"]["http.response.status_code"]
 
 
+async def test_of_traces_that_begin_here_only_the_wanted_part_is_recorded(
+    started: Started, client: Any, tmp_path: Path
+) -> None:
+    spans = tmp_path / "spans.jsonl"
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    port = free_port()
+    async with started(
+        "api",
+        PORT=str(port),
+        SHOP_TRACE_FILE=str(spans),
+        OTEL_TRACES_SAMPLER="parentbased_traceidratio",
+        OTEL_TRACES_SAMPLER_ARG="0",
+    ) as process:
+        await logged(process, "listening")
+        call = type(client)(port)
+        await call("GET", "/healthz")
+        await call("GET", "/healthz", traceparent=f"00-{trace_id}-b7ad6b7169203331-01")
+        await call("GET", "/healthz")
+        process.send_signal(signal.SIGTERM)
+        assert 0 == await process.wait()
+
+    assert [trace_id] == [json.loads(line)["trace_id"] for line in spans.read_text().splitlines()]
+
+
 async def test_a_traceparent_flows_on_even_when_nobody_records_spans(
     started: Started, client: Any
 ) -> None:

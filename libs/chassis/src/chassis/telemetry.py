@@ -1,8 +1,10 @@
 """Traces and metrics by OpenTelemetry. Knows no service; spans cost little when nobody looks."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from random import getrandbits
 from typing import Any
 
 import msgspec
@@ -19,7 +21,6 @@ from opentelemetry.sdk.trace.export import (
     SpanExporter,
     SpanExportResult,
 )
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -34,7 +35,8 @@ def setup(service: str) -> None:
     """Install the tracer and the meter of this process; call it once, before the first span.
 
     Spans go by OTLP over HTTP to $OTEL_EXPORTER_OTLP_ENDPOINT, and as JSON lines into
-    $SHOP_TRACE_FILE. With neither set they only carry the trace on.
+    $SHOP_TRACE_FILE. With neither set they only carry the trace on. Which traces are recorded,
+    OpenTelemetry's own OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG say.
     """
     # The stable names of attributes and metrics, not those of before 2024.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
@@ -45,9 +47,9 @@ def setup(service: str) -> None:
             tracer.add_span_processor(BatchSpanProcessor(_otlp_exporter()))
         if path := os.environ.get(TRACE_FILE):
             tracer.add_span_processor(SimpleSpanProcessor(_FileExporter(Path(path))))
+        trace.set_tracer_provider(tracer)
     else:
-        tracer = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
-    trace.set_tracer_provider(tracer)
+        trace.set_tracer_provider(_Carrier())
     metrics.set_meter_provider(
         MeterProvider(
             [PrometheusMetricReader()],
@@ -110,6 +112,41 @@ def _otlp_exporter() -> SpanExporter:
     )
 
     return OTLPSpanExporter()
+
+
+class _Carrier(trace.TracerProvider, trace.Tracer):
+    """Makes spans that nobody gets to see: each has an id of its own in its parent's trace.
+
+    OpenTelemetry's own provider asks a sampler and gathers attributes before it does the same.
+    """
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        return self
+
+    def start_span(
+        self,
+        name: str,  # noqa: ARG002 -- as the interface has it, and the rest
+        context: Context | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> trace.Span:
+        parent = trace.get_current_span(context).get_span_context()
+        known = parent.is_valid
+        return trace.NonRecordingSpan(
+            trace.SpanContext(
+                trace_id=parent.trace_id if known else getrandbits(128) or 1,
+                span_id=getrandbits(64) or 1,
+                is_remote=False,
+                trace_state=parent.trace_state if known else None,
+            )
+        )
+
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override]
+        self, name: str, context: Context | None = None, *_: Any, **__: Any
+    ) -> Iterator[trace.Span]:
+        with trace.use_span(self.start_span(name, context)) as span:
+            yield span
 
 
 class _FileExporter(SpanExporter):

@@ -4,8 +4,10 @@ import asyncio
 import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -18,6 +20,7 @@ from prometheus_client import Histogram
 
 from chassis import openapi, telemetry
 from chassis.health import Check, failing
+from chassis.http.deadlines import Deadline
 from chassis.http.keys import ApiKeys
 from chassis.http.reading import CLOSE, ROUTE, prefers_html
 from chassis.http.replies import problem, problem_page, reply
@@ -80,7 +83,10 @@ def application(
     """
     document = openapi.document(name, version, description, routes)
     table = [*routes, *_own_routes(checks, msgspec.json.encode(document))]
-    by_route: dict[web.AbstractRoute, Route] = {}
+    by_route: dict[web.AbstractRoute, _Known] = {}
+    deadlines = {
+        seconds: Deadline(seconds) for seconds in {route.timeout for route in table} if seconds
+    }
     app = web.Application(
         middlewares=[_gate(by_route, ApiKeys(api_keys_file))],
         # Bodies are read by `read`, which has the route's own limit; this is for what is not.
@@ -89,7 +95,10 @@ def application(
     for route in table:
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             added = app.router.add_route(method, route.path, route.handler, expect_handler=_expect)
-            by_route[added] = route
+            name = openapi.template(route.path)
+            by_route[added] = _Known(
+                route, name, f"{method} {name}", deadlines.get(route.timeout or 0)
+            )
     return app
 
 
@@ -98,28 +107,37 @@ def bare(checks: Sequence[tuple[str, Check]]) -> web.Application:
     return application(name="health", routes=(), checks=checks)
 
 
-def _gate(by_route: dict[web.AbstractRoute, Route], keys: ApiKeys) -> Middleware:
+class _Known(NamedTuple):
+    """A route of ours, and what is the same for all its requests."""
+
+    route: Route
+    template: str
+    span: str
+    deadline: Deadline | None
+
+
+def _gate(by_route: dict[web.AbstractRoute, _Known], keys: ApiKeys) -> Middleware:
     """The one middleware: everything that is the same for all routes, in the order it happens."""
     tracer = trace.get_tracer("chassis")
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = perf_counter()
-        route = by_route.get(request.match_info.route)
-        template = openapi.template(route.path) if route else ""
+        known = by_route.get(request.match_info.route)
+        template = known.template if known else ""
         method = request.method if request.method in _METHODS else "_OTHER"
         request_id = _request_id(request)
         request[REQUEST_ID] = request_id
         parent = request.headers.get("traceparent")
         span = tracer.start_span(
-            f"{method} {template}" if route else method,
+            known.span if known else method,
             telemetry.extract(parent) if parent else None,
             SpanKind.SERVER,
         )
         token = context.attach(trace.set_span_in_context(span))
         status = 500
         try:
-            response = await _answer(request, handler, route, keys)
+            response = await _answer(request, handler, known, keys)
             status = response.status
         except web.HTTPException as redirect:  # what is left of them: 1xx to 3xx
             status = redirect.status
@@ -151,20 +169,19 @@ def _gate(by_route: dict[web.AbstractRoute, Route], keys: ApiKeys) -> Middleware
 
 
 async def _answer(
-    request: web.Request, handler: Handler, route: Route | None, keys: ApiKeys
+    request: web.Request, handler: Handler, known: _Known | None, keys: ApiKeys
 ) -> web.StreamResponse:
     """The handler's reply, or the problem that stopped it."""
     try:
         _refuse_unsafe(request)
-        if route is None:
+        if known is None:
             return await handler(request)  # aiohttp's own: raises 404 or 405
-        request[ROUTE] = route
+        route = request[ROUTE] = known.route
         if route.scope is not None:
             request[KEY_ID] = keys.check(request, route.scope)
-        if route.timeout is None:
+        if known.deadline is None:
             return await handler(request)
-        async with asyncio.timeout(route.timeout):
-            return await handler(request)
+        return await known.deadline.of(handler(request))
     except ConnectionResetError:
         raise  # the client is gone: there is nobody to answer
     except Exception as error:
@@ -201,7 +218,7 @@ def _refuse_unsafe(request: web.Request) -> None:
         hdrs.CONTENT_LENGTH in headers or hdrs.TRANSFER_ENCODING in headers
     ):
         raise BadRequest("An upgrade has no body.", headers=CLOSE)
-    if sum([len(name) + len(value) for name, value in request.raw_headers]) > MAX_HEADERS:
+    if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADERS:
         raise HeadersTooLarge(headers=CLOSE)
 
 
