@@ -99,7 +99,8 @@ async def test_a_journal_that_is_killed_goes_on_where_it_was(
         )
 
     async def caught_up() -> None:
-        async with asyncio.timeout(180):
+        # a process takes 3 s of processor before it begins
+        async with asyncio.timeout(600):
             while not await same_moves(shop, sql):
                 await asyncio.sleep(0.05)
 
