@@ -366,6 +366,26 @@ def test_of_several_signatures_one_is_enough_for_secrets_are_rotated() -> None:
     assert ("evt_1", "k") == (notice.id, notice.key)
 
 
+async def test_a_payment_is_asked_for_when_its_order_wants_it_not_when_somebody_looks(
+    work: worker.Work, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "PAYMENT_POLL_SECONDS", 10 * PATIENCE_S)
+    orders = work.orders
+    asking = asyncio.create_task(worker.payments(work))
+    accepted = await orders.place("c1", "k" * 16, b"x" * 32, make.a_purchase(), make.a_quote())
+
+    for cause, reached in ((make.held, Status.AUTHORISED), (make.committed, Status.CONFIRMED)):
+        await orders.apply(accepted.order_id, cause(accepted.order_id))
+        assert await until(lambda reached=reached: is_now(orders, accepted.order_id, reached))
+
+    asking.cancel()
+    await asyncio.wait([asking])
+
+
+async def is_now(orders: Orders, order_id: UUID, wanted: Status) -> bool:
+    return await status(orders, order_id) is wanted
+
+
 async def test_payments_survive_every_fault_with_doubled_late_and_reordered_webhooks(
     client: Client, work: worker.Work, simulator: Simulator, make: Any
 ) -> None:

@@ -43,7 +43,7 @@ PROVIDER_SECONDS = 10
 AT_ONCE, ROOM = 80, 16
 """Operations in hand, and for how many there must be room before more are claimed: a claim costs
 the same for one as for many."""
-PAYMENT_POLL_SECONDS = 0.03
+PAYMENT_POLL_SECONDS = 0.25
 REFUND_POLL_SECONDS = 0.2
 SWEEP_SECONDS = 1.0
 CART_SECONDS = 0.2
@@ -94,7 +94,10 @@ async def product_withdrawn(work: Work, event: Event[ProductWithdrawnV1]) -> Non
 async def payments(work: Work) -> NoReturn:
     """Ask the provider what the saga wants of it, in no transaction, until there is an answer."""
     await _ask_for_ever(
-        work.orders.claim_payments, lambda ask: _ask(work, ask), PAYMENT_POLL_SECONDS
+        work.orders.claim_payments,
+        lambda ask: _ask(work, ask),
+        PAYMENT_POLL_SECONDS,
+        work.orders.asked,
     )
 
 
@@ -107,6 +110,7 @@ async def _ask_for_ever(
     claim: Callable[[int, timedelta], Awaitable[list[A]]],
     ask: Callable[[A], Awaitable[None]],
     pause_s: float,
+    wake: asyncio.Event | None = None,
 ) -> NoReturn:
     asking: set[asyncio.Future[None]] = set()
 
@@ -122,7 +126,7 @@ async def _ask_for_ever(
         return len(claimed) == room
 
     try:
-        await _for_ever(step, pause_s)
+        await _for_ever(step, pause_s, wake)
     finally:
         # an answer that is not recorded now is asked for again when its lease is over
         if asking:
@@ -233,9 +237,16 @@ async def _answer(provider: Provider, ask: Ask) -> Answer:
             return await provider.void(ask.key, ask.ref)
 
 
-async def _for_ever(step: Callable[[], Awaitable[bool]], pause_s: float) -> NoReturn:
-    """Repeat the step, at once while it finds more to do; a failed one is tried again."""
+async def _for_ever(
+    step: Callable[[], Awaitable[bool]], pause_s: float, wake: asyncio.Event | None = None
+) -> NoReturn:
+    """Repeat the step, at once while it finds more to do; a failed one is tried again.
+
+    `wake` ends a pause: this process knows of work. What others make is found by looking.
+    """
+    wake = wake or asyncio.Event()
     while True:
+        wake.clear()
         try:
             more = await step()
         except Exception:
@@ -243,7 +254,9 @@ async def _for_ever(step: Callable[[], Awaitable[bool]], pause_s: float) -> NoRe
             await asyncio.sleep(FAILED_SECONDS)
         else:
             if not more:
-                await asyncio.sleep(pause_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await wake.wait()
 
 
 Handler: TypeAlias = Callable[[Work, Event[Any]], Awaitable[None]]

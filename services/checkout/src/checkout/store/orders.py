@@ -5,6 +5,7 @@ mark of the cause, the payments to ask for and the events in the outbox. Nothing
 provider or a broker.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -47,9 +48,13 @@ PLACING_PATIENCE, MOVING_PATIENCE, NOTICE_PATIENCE = 0.005, 0.02, 0.05
 
 
 class Orders:
-    """The orders of one database."""
+    """The orders of one database.
+
+    `asked` is set when a step of this process wants something of the payment provider.
+    """
 
     def __init__(self, database: Database, timers: Timers, shop: Shop = ANY_SHOP) -> None:
+        self.asked = asyncio.Event()
         self._database = database
         self._timers = timers
         self._shop = shop
@@ -169,9 +174,7 @@ class Orders:
         meeting = Meeting(
             order_id=order_id, cause=cause, event=event, traceparent=telemetry.inject() or None
         )
-        decision = await self._moving.do(meeting)
-        _raise_alarm(order_id, decision)
-        return decision
+        return self._decided(order_id, await self._moving.do(meeting))
 
     async def overdue(self, limit: int = 100) -> Sequence[UUID]:
         """Orders whose status has lasted longer than it may."""
@@ -256,10 +259,12 @@ class Orders:
         meeting = Meeting(
             order_id=ask.order_id, ask=ask, answer=answer, traceparent=telemetry.inject() or None
         )
-        _raise_alarm(ask.order_id, await self._moving.do(meeting))
+        self._decided(ask.order_id, await self._moving.do(meeting))
 
-
-def _raise_alarm(order_id: UUID, decision: Decision) -> None:
-    if decision.alarm is not None:
-        log.error("alarm at order %s: %s", order_id, decision.alarm)
-        _alarms.add(1)
+    def _decided(self, order_id: UUID, decision: Decision) -> Decision:
+        if decision.ask is not None:
+            self.asked.set()
+        if decision.alarm is not None:
+            log.error("alarm at order %s: %s", order_id, decision.alarm)
+            _alarms.add(1)
+        return decision
