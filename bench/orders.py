@@ -219,7 +219,7 @@ async def drained(
             await asyncio.sleep(0.5)
     finally:
         await engine.dispose()
-    last = max(row.at.timestamp() for row in done)
+    last = max((row.at.timestamp() for row in done), default=begun)
     used = {name: cpu_seconds([pid]) - before[name] for name, pid in pids.items()}
     return Run(
         accepted=accepted,
