@@ -66,9 +66,10 @@ def recording() -> bool:
 
 def inject() -> str:
     """The current span as a `traceparent`, or "" outside any span."""
-    carrier: dict[str, str] = {}
-    _propagator.inject(carrier)
-    return carrier.get("traceparent", "")
+    span = trace.get_current_span().get_span_context()
+    if not span.is_valid:
+        return ""
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
 
 
 def extract(traceparent: str) -> Context:

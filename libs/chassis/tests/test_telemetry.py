@@ -1,0 +1,26 @@
+"""The trace is carried in the form of the W3C, as OpenTelemetry's own propagator writes it."""
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from chassis import telemetry
+
+
+@pytest.mark.parametrize("flags", [0, 1])
+def test_the_current_span_is_written_as_opentelemetry_writes_it(flags: int) -> None:
+    span = trace.NonRecordingSpan(
+        trace.SpanContext(
+            0xAF7651916CD43DD, 7, is_remote=False, trace_flags=trace.TraceFlags(flags)
+        )
+    )
+    carrier: dict[str, str] = {}
+    with trace.use_span(span):
+        TraceContextTextMapPropagator().inject(carrier)
+
+        assert carrier["traceparent"] == telemetry.inject()
+
+
+def test_outside_any_span_there_is_nothing_to_write() -> None:
+    with trace.use_span(trace.INVALID_SPAN):
+        assert "" == telemetry.inject()
