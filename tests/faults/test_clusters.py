@@ -101,7 +101,7 @@ async def dies(nodes: Stack, name: str) -> None:
 
     (before,) = (each.restarts for each in nodes.status() if each.name == name)
     await asyncio.to_thread(nodes.kill, name)
-    await until(partial(asyncio.to_thread, back), bool, within=240)
+    await until(partial(asyncio.to_thread, back), bool, within=600)
 
 
 async def patiently(look: Callable[[], Awaitable[T]], holds: Callable[[T], object] = bool) -> T:
