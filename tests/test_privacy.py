@@ -5,9 +5,12 @@ import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from email import message_from_bytes, policy
+from email.message import EmailMessage
 from typing import Any
 
+import pypdfium2 as pdfium
 import pytest
 import sqlalchemy as sa
 from aiohttp import ClientSession, DummyCookieJar
@@ -26,7 +29,7 @@ from shop.stack import Stack
 pytestmark = pytest.mark.connected
 
 INVOICES = {"invoices"}
-"""Where there is a seller: the law wants them kept as they are."""
+"""The law wants them kept as they are; the PDF beside them is compressed."""
 PERSONAL = {"order_private", "customers", "addresses"}
 """The tables that may know a person; `deliveries` does until a mail has gone."""
 HTML = {"Accept": "text/html"}
@@ -49,6 +52,10 @@ class Person(Struct):
         return {"street": f"Street {self.mark}", **place}
 
     @property
+    def billing(self) -> dict[str, str]:
+        return self.address | {"name": f"Office {self.mark}"}
+
+    @property
     def words(self) -> list[str]:
         """All that must not be found elsewhere."""
         return [self.mark, *self.secrets, *self.cookies.values()]
@@ -61,14 +68,18 @@ class Walk:
         self.person = Person(mark=f"c4nary{secrets.token_hex(6)}")
         self.shop = shop
         self._http = http
-        self._mails = native.profile.folder("mails", "checkout")
+        self._profile = native.profile
+
+    def cookie(self, whose: Person | None = None) -> str:
+        """The header that a browser would send."""
+        kept = (whose or self.person).cookies
+        return "; ".join(f"{name}={value}" for name, value in kept.items())
 
     async def send(
         self, method: str, path: str, *, as_whom: Person | None = None, **sent: Any
     ) -> tuple[int, dict[str, str], str]:
         who = as_whom or self.person
-        cookie = "; ".join(f"{name}={value}" for name, value in who.cookies.items())
-        headers = {"Cookie": cookie} | sent.pop("headers", {})
+        headers = {"Cookie": self.cookie(who)} | sent.pop("headers", {})
         async with self._http.request(
             method, self.shop.edge + path, headers=headers, allow_redirects=False, **sent
         ) as answer:
@@ -78,18 +89,35 @@ class Walk:
                     del who.cookies[name]
             return answer.status, dict(answer.headers), await answer.text()
 
+    async def mails(self, service: str = "checkout") -> list[EmailMessage]:
+        """What the person has been sent."""
+        folder = self._profile.folder("mails", service)
+        mails = [await asyncio.to_thread(path.read_bytes) for path in folder.glob("*.eml")]
+        parsed = [message_from_bytes(mail, policy=policy.default) for mail in mails]
+        return [mail for mail in parsed if self.person.email in str(mail["To"])]
+
+    async def invoiced(self, order_id: str) -> str:
+        """What stands on the invoice of the order, once it can be read."""
+        path = f"/orders/{order_id}/invoice.pdf"
+
+        async def look() -> tuple[int, dict[str, str], bytes]:
+            async with self._http.get(
+                self.shop.edge + path, headers={"Cookie": self.cookie()}
+            ) as answer:
+                return answer.status, dict(answer.headers), await answer.read()
+
+        _, headers, pdf = await until(look, lambda seen: seen[0] == 200)
+        assert "private, no-store" == headers["Cache-Control"]
+        assert 404 == (await self.send("GET", path, as_whom=Person(mark="nobody")))[0]
+        pages = pdfium.PdfDocument(pdf)
+        return "\n".join(page.get_textpage().get_text_range() for page in pages)
+
     async def sign_in(self) -> None:
         status, _, _ = await self.send("POST", "/sign-in", data={"email": self.person.email})
         assert 200 == status
 
-        async def mailed() -> list[str]:
-            mails = [await asyncio.to_thread(path.read_bytes) for path in self._mails.glob("*.eml")]
-            parsed = [message_from_bytes(mail, policy=policy.default) for mail in mails]
-            return [
-                str(mail.get_content()) for mail in parsed if self.person.email in str(mail["To"])
-            ]
-
-        (text,) = await until(mailed, bool)
+        (mail,) = await until(self.mails, bool)
+        text = str(mail.get_content())
         link = re.search(re.escape(self.shop.edge) + r"(/sign-in/confirm\?token=(\S+))", text)
         assert link is not None, text
         self.person.secrets.append(link[2])
@@ -98,17 +126,28 @@ class Walk:
         assert 303 == status
         assert "__Host-session" in self.person.cookies
 
-    async def order(self, token: str) -> str:
+    async def webhook(self) -> str:
+        """A receiver that nobody is, with a secret and the one before."""
+        wanted = {
+            "url": f"https://nobody.example/{secrets.token_hex(8)}",
+            "types": ["order.confirmed"],
+        }
+        made = await self.shop.send("POST", "/api/webhooks", wanted)
+        hook = str(made["webhook"]["id"])
+        newer = await self.shop.send("POST", f"/api/webhooks/{hook}/secret")
+        self.person.secrets += [made["secret"], newer["secret"]]
+        return hook
+
+    async def order(self, token: str, **where: Any) -> str:
         cart = await self.shop_json("GET", "/api/me/cart")
         purchase = {
             "email": self.person.email,
-            "name": f"Name {self.person.mark}",
-            "address": self.person.address,
+            "billing_address": self.person.billing,
             "payment": {"token": token},
         }
         key = {"Idempotency-Key": secrets.token_urlsafe(24)}
         path = f"/api/carts/{cart['cart_id']}/checkout"
-        order = await self.shop_json("POST", path, status=202, json=purchase, headers=key)
+        order = await self.shop_json("POST", path, status=202, json=purchase | where, headers=key)
         return str(order["order_id"])
 
     async def ended(self, order_id: str) -> str:
@@ -135,12 +174,7 @@ async def test_a_person_is_known_to_the_tables_that_may_and_to_nobody_else(
 ) -> None:
     shop, person = walk.shop, walk.person
     sku = await shop.put_product(stock=5)
-    async with connected(shop.broker_url, "tests") as connection:
-        channel = await connection.channel()
-        wiretap = await channel.declare_queue(exclusive=True, auto_delete=True)
-        for owner in ("catalog", "stock", "search", "checkout"):
-            await wiretap.bind(f"{owner}.events", "#")
-
+    async with wiretapped(shop) as wiretap:
         await until(
             lambda: walk.send("POST", "/cart/lines", data={"sku": sku}), lambda a: a[0] == 303
         )
@@ -148,11 +182,16 @@ async def test_a_person_is_known_to_the_tables_that_may_and_to_nobody_else(
         await walk.send("POST", "/me/name", data={"name": f"Name {person.mark}"})
         kept = walk.person.address | {"name": f"Name {person.mark}", "area": ""}
         assert 303 == (await walk.send("POST", "/me/address", data=kept))[0]
+        (saved,) = (await walk.shop_json("GET", "/api/me/addresses"))["addresses"]
+        hook = await walk.webhook()
         person.secrets.append(card := f"tok_{person.mark}")
-        declined = await walk.order(card)
+        declined = await walk.order(card, name=f"Name {person.mark}", address=person.address)
         assert "cancelled" == await walk.ended(declined)
-        confirmed = await walk.order("tok_ok")
+        confirmed = await walk.order("tok_ok", address_id=saved["address_id"])
         assert "confirmed" == await walk.ended(confirmed)
+        printed = await walk.invoiced(confirmed)
+        assert all(said in printed for said in (f"Office {person.mark}", f"Name {person.mark}"))
+        await until(walk.mails, lambda mails: any([*mail.iter_attachments()] for mail in mails))
         pages = ["/me", "/me/export", "/api/me", "/api/me/orders", "/cart", "/checkout"]
         pages += [f"/orders/{confirmed}", f"/api/orders/{confirmed}", "/fragments/cart"]
         await _look_at_caches(walk, pages, sku)
@@ -168,9 +207,11 @@ async def test_a_person_is_known_to_the_tables_that_may_and_to_nobody_else(
     _assert_without(person, await _processes(native))
     _assert_without(person, await _logs(walk, native))
     # a mail that has yet to go says whom it is for
-    await until(lambda: _tables(native, [person.mark]), lambda seen: seen - INVOICES == PERSONAL)
-    cookie = person.cookies["__Host-session"]
-    assert set() == await _tables(native, [cookie, *person.secrets[:1]])
+    await until(lambda: _tables(native, [person.mark]), lambda seen: seen == PERSONAL | INVOICES)
+    link, secret, newer, _ = person.secrets
+    assert set() == await _tables(native, [person.cookies["__Host-session"], link])
+    assert {"webhooks"} == await _tables(native, [secret]) == await _tables(native, [newer])
+    await shop.send("DELETE", f"/api/webhooks/{hook}", status=204)
 
     parcel = {"lines": [{"sku": sku, "qty": 1}], "carrier": "Post"}
     key = {"Idempotency-Key": secrets.token_urlsafe(24)}
@@ -178,8 +219,45 @@ async def test_a_person_is_known_to_the_tables_that_may_and_to_nobody_else(
 
     assert 204 == (await walk.send("DELETE", "/api/me"))[0]
 
-    assert await _tables(native, person.words) <= INVOICES
+    assert INVOICES == await _tables(native, person.words)
     assert 404 == (await walk.send("GET", f"/api/orders/{confirmed}"))[0]
+
+
+async def test_the_address_of_an_alert_is_known_to_its_table_until_it_stops(
+    walk: Walk, stack: Any, native: Stack
+) -> None:
+    shop, person = walk.shop, walk.person
+    sku = await shop.put_product(stock=0)
+    async with wiretapped(shop) as wiretap:
+        wish = {"sku": sku, "when": "back_in_stock", "email": person.email}
+        await shop.send("POST", "/api/alerts", wish, status=202)
+        (promised,) = await until(lambda: walk.mails("stock"), bool)
+        events = await _heard(wiretap)
+
+    _assert_without(person, {"events": "\n".join(events)})
+    for url in (stack.redis_stock_url, stack.redis_carts_url):
+        _assert_without(person, await _redis(url))
+    _assert_without(person, await _processes(native))
+    _assert_without(person, await _logs(walk, native))
+    told = [person.mark]
+    await until(lambda: _tables(native, told, "stock"), lambda seen: seen == {"alerts"})
+
+    stop = re.search(r"/alerts/[0-9a-f-]{36}", promised.get_content())
+    assert stop is not None
+    assert 200 == (await walk.send("POST", stop[0], data={}))[0]
+
+    assert set() == await _tables(native, told, "stock") | await _tables(native, told)
+
+
+@asynccontextmanager
+async def wiretapped(shop: ShopClient) -> AsyncIterator[Any]:
+    """A queue that gets a copy of every event."""
+    async with connected(shop.broker_url, "tests") as connection:
+        channel = await connection.channel()
+        wiretap = await channel.declare_queue(exclusive=True, auto_delete=True)
+        for owner in ("catalog", "stock", "search", "checkout"):
+            await wiretap.bind(f"{owner}.events", "#")
+        yield wiretap
 
 
 async def _look_at_caches(walk: Walk, pages: Iterable[str], sku: str) -> None:
@@ -270,11 +348,11 @@ async def _logs(walk: Walk, native: Stack) -> dict[str, str]:
     return found | {path.name: path.read_text("utf-8", "replace") for path in logs.iterdir()}
 
 
-async def _tables(native: Stack, words: Iterable[str]) -> set[str]:
-    """The tables of checkout in which one of the words stands."""
-    sqlite = native.profile.folder("checkout") / "checkout.sqlite"
+async def _tables(native: Stack, words: Iterable[str], owner: str = "checkout") -> set[str]:
+    """The tables of the service in which one of the words stands."""
+    sqlite = native.profile.folder(owner) / f"{owner}.sqlite"
     url = (
-        mariadb_url(native.profile, "checkout", "checkout")
+        mariadb_url(native.profile, owner, owner)
         if native.mariadb
         else f"sqlite+aiosqlite:///{sqlite}"
     )
