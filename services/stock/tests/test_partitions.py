@@ -20,6 +20,7 @@ from stock.books import lines
 from stock.domain import Action, Adjust, build
 from stock.install import OtherPartitions
 from stock.parts import Taken
+from stock.prices import PriceEntry
 from stock.scripts import StoreIsEmpty
 from stock.settings import Settings
 from stock.slots import PART, Slots, rebuilding
@@ -387,6 +388,22 @@ async def test_what_a_rebuild_has_not_done_with_is_not_marked(
         await store.install.make()
     with pytest.raises(StoreIsEmpty):
         await store.install.check()
+
+
+async def test_rows_of_a_job_in_several_partitions_are_each_carried_out_once(
+    store: StockStore,
+) -> None:
+    more = Adjust(stock=2, action=Action.INCREMENT)
+    changes = [(sku, more, None) for sku in SKUS]
+    outcomes = [await store.adjust_many(changes, job="a-job", rows=[1, 2, 3]) for _ in range(2)]
+    prices = [PriceEntry(currency="EUR", amount_minor=5)]
+    edits = [(sku, "merge", prices) for sku in SKUS]
+    edited = [await store.edit_prices(edits) for _ in range(2)]  # type: ignore[arg-type]  # a list
+
+    assert [(2, 0)] * 3 == await units(store)
+    assert [["created"] * 3] * 2 == [[each.change for each in done] for done in outcomes]  # type: ignore[union-attr]  # none was refused
+    assert [["created"] * 3, ["unchanged"] * 3] == edited
+    assert SKUS == [priced.sku for priced in await store.prices(SKUS)]
 
 
 async def test_a_refund_puts_back_what_it_names_in_every_partition_once(

@@ -619,7 +619,7 @@ class StockStore:
         """What is missing is unknown only where Redis has not lost it; raises StoreIsEmpty."""
         with answering:
             for slot in {self.slots.at(name) for name in names}:
-                if not await self._redis.exists(slot.partitions):
+                if await self._redis.get(slot.partitions) is None:
                     raise StoreIsEmpty
 
     async def _hand_over(self, reservation: UUID, traceparent: str) -> None:
