@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import sqlalchemy as sa
 from elasticsearch import AsyncElasticsearch
+from playwright.async_api import Browser, async_playwright
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -23,6 +24,9 @@ from shop_contracts.topology import TOPOLOGY
 
 PROFILE = os.environ.get("SHOP_TEST_PROFILE", "test")
 """The stack to which SHOP_STACK_FILE belongs."""
+
+CHROMIUM = "/usr/bin/chromium"
+QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,14 @@ async def shop(native: Stack) -> AsyncIterator[ShopClient]:
     async with ShopClient.open(native.profile) as client:
         await client.reachable()
         yield client
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        await browser.close()
 
 
 async def _drop_tables(native: Stack) -> None:

@@ -3,11 +3,10 @@
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator
 from email import message_from_bytes, policy
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from shop.client import ShopClient, until
 from shop.stack import Stack
@@ -18,17 +17,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-CHROMIUM = "/usr/bin/chromium"
-QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-
 
 @pytest.fixture
-async def page(shop: ShopClient) -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        context = await browser.new_context(base_url=shop.edge, java_script_enabled=False)
-        yield await context.new_page()
-        await browser.close()
+async def page(browser: Browser, shop: ShopClient) -> Page:
+    context = await browser.new_context(base_url=shop.edge, java_script_enabled=False)
+    return await context.new_page()
 
 
 async def mailed_link(native: Stack, address: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from shop.client import ShopClient
 
@@ -14,22 +14,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-CHROMIUM = "/usr/bin/chromium"
-QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-
 
 @pytest.fixture
-async def page(shop: ShopClient) -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = await (await browser.new_context(base_url=shop.edge)).new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        yield page
-        await browser.close()
-        # such as a script, style or socket that the page's policy forbids
-        assert [] == said
+async def page(browser: Browser, shop: ShopClient) -> AsyncIterator[Page]:
+    page = await (await browser.new_context(base_url=shop.edge)).new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    yield page
+    # such as a script, style or socket that the page's policy forbids
+    assert [] == said
 
 
 async def test_the_stock_on_a_page_changes_without_a_reload(shop: ShopClient, page: Page) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from shop.client import ShopClient
 
@@ -14,25 +14,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-CHROMIUM = "/usr/bin/chromium"
-QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-
 
 @pytest.fixture
-async def page(shop: ShopClient) -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        context = await browser.new_context(java_script_enabled=False, base_url=shop.edge)
-        # pictures of imported products stand elsewhere: a test asks nobody but the shop
-        await context.route(lambda url: not url.startswith(shop.edge), lambda route: route.abort())
-        page = await context.new_page()
-        failed: list[str] = []
-        page.on(
-            "response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None
-        )
-        yield page
-        await browser.close()
-        assert [] == failed
+async def page(browser: Browser, shop: ShopClient) -> AsyncIterator[Page]:
+    context = await browser.new_context(java_script_enabled=False, base_url=shop.edge)
+    # pictures of imported products stand elsewhere: a test asks nobody but the shop
+    await context.route(lambda url: not url.startswith(shop.edge), lambda route: route.abort())
+    page = await context.new_page()
+    failed: list[str] = []
+    page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+    yield page
+    assert [] == failed
 
 
 async def test_a_shopper_finds_orders_and_sees_the_order_confirmed(
