@@ -19,7 +19,9 @@ from shop_contracts.envelope import Event, encode, meta_of
 from shop_contracts.events.base import Fact
 
 POLL_SECONDS = 0.02
-IDLE_POLLS = 50
+IDLE_POLL_SECONDS = 0.1
+CALMER = 1.25
+PATIENCE_SECONDS = 1.0
 _BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
@@ -108,6 +110,7 @@ class SqlOutbox:
     def __init__(self, engine: AsyncEngine, table: sa.Table) -> None:
         self._engine = engine
         self._table = table
+        self._pause = POLL_SECONDS
 
     async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
         # not "above the last of them": a late one may be lower
@@ -118,13 +121,18 @@ class SqlOutbox:
             .order_by(self._table.c.seq)
             .limit(limit)
         )
-        for _ in range(1 if behind else IDLE_POLLS):
+        waited = 0.0
+        while True:
             async with self._engine.connect() as connection:
                 rows = (await connection.execute(query)).all()
-            if rows or behind:
+            if rows:
+                self._pause = POLL_SECONDS
+            if rows or behind or waited >= PATIENCE_SECONDS:
                 return [Entry.read(seq, body) for seq, body in rows]
-            await asyncio.sleep(POLL_SECONDS)
-        return []
+            await asyncio.sleep(self._pause)
+            waited += self._pause
+            # a look costs a millisecond of CPU: a shop at rest is not to spend a core on looking
+            self._pause = min(self._pause * CALMER, IDLE_POLL_SECONDS)
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         async with self._engine.begin() as connection:
