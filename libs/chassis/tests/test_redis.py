@@ -13,7 +13,7 @@ from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as TooSlow
 
 from chassis import redis as redis_
-from chassis.redis import connect
+from chassis.redis import Script, connect
 
 pytestmark = pytest.mark.connected
 
@@ -158,6 +158,17 @@ async def test_an_error_is_told_to_the_one_whose_it_is(redis: Redis, keys: str) 
     assert [None] == right
     with pytest.raises(DataError):
         await redis.get(object())  # type: ignore[arg-type]
+
+
+async def test_a_script_that_redis_does_not_know_is_sent_whole(
+    redis: Redis, keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what was loaded could be gone before it runs
+    monkeypatch.setattr(redis, "script_load", None)
+    counts = Script(redis, f"return redis.call('INCRBY', KEYS[1], ARGV[1]) -- {keys}")
+
+    assert 3 == await counts([f"{keys}n"], [3])
+    assert 5 == await counts(keys=[f"{keys}n"], args=[2])
 
 
 async def test_one_who_gives_up_takes_nobody_along(redis: Redis, keys: str) -> None:

@@ -17,8 +17,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import DataError, InvalidResponse
+from redis.exceptions import DataError, InvalidResponse, NoScriptError
 from redis.exceptions import TimeoutError as TooSlow
 
 from chassis import telemetry
@@ -74,6 +75,22 @@ class Together(Redis):
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 -- as redis-py has it
         await self._line.aclose()
         await super().aclose(close_connection_pool)
+
+
+class Script(AsyncScript):
+    """A Lua script, sent by its digest, and whole to a Redis that does not know it."""
+
+    async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        """As AsyncScript, with the same errors."""
+        if client is not None:
+            return await super().__call__(keys, args, client)
+        redis: Any = self.registered_client
+        given = [*(keys or ()), *(args or ())]
+        try:
+            return await redis.evalsha(self.sha, len(keys or ()), *given)
+        except NoScriptError:
+            # loaded first and then run, it could meet a Redis that has restarted in between
+            return await redis.eval(self.script, len(keys or ()), *given)
 
 
 class _Line:

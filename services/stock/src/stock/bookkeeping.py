@@ -17,6 +17,7 @@ from opentelemetry import metrics
 from redis.asyncio import Redis
 
 from chassis.problems import Unavailable
+from chassis.redis import Script
 from stock import parts
 from stock.books import Entry, UnknownEntry, read_id, whole_steps
 from stock.journal import Journal, Page
@@ -186,7 +187,7 @@ def _behind(at: _Place, page: Page) -> _Place:
 
 def script_alone(redis: Redis, name: str) -> Any:
     """A script that shares nothing with the steps of stock."""
-    return redis.register_script((files("stock") / f"{name}.lua").read_text())
+    return Script(redis, (files("stock") / f"{name}.lua").read_text())
 
 
 def entry(id_: str, flat: Sequence[str]) -> Entry:

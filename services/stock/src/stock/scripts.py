@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
+import chassis.redis
 from chassis.problems import Unavailable
 from stock.slots import installed
 
@@ -44,7 +45,7 @@ class Script:
     def __init__(self, redis: Redis, name: str, *, anywhere: bool = False) -> None:
         self._redis: Any = redis
         text = script_text(name)
-        self._script: Any = redis.register_script(text if anywhere else guarded(text))
+        self._script: Any = chassis.redis.Script(redis, text if anywhere else guarded(text))
         self._anywhere = anywhere
         self._loaded = False
 

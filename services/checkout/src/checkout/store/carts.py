@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chassis.problems import NotFound, PreconditionFailed, Unavailable
+from chassis.redis import Script
 from checkout.quotes import MAX_LINES, MAX_QTY, Cart
 from checkout.store.problems import CartFull
 from shop_contracts.types import PricedLine
@@ -56,11 +57,11 @@ class Carts:
         self.redis = redis
         self._prefix = prefix
         self._ttl_s = ttl_s
-        self._change = redis.register_script((HERE / "cart.lua").read_text())
-        self._read = redis.register_script((HERE / "read.lua").read_text())
-        self._use_coupon = redis.register_script((HERE / "coupon.lua").read_text())
-        self._settle = redis.register_script((HERE / "settle.lua").read_text())
-        self._merge = redis.register_script((HERE / "merge.lua").read_text())
+        self._change = Script(redis, (HERE / "cart.lua").read_text())
+        self._read = Script(redis, (HERE / "read.lua").read_text())
+        self._use_coupon = Script(redis, (HERE / "coupon.lua").read_text())
+        self._settle = Script(redis, (HERE / "settle.lua").read_text())
+        self._merge = Script(redis, (HERE / "merge.lua").read_text())
 
     async def create(self) -> Cart:
         """A new, empty cart."""
