@@ -16,6 +16,7 @@ from shop import edge
 from shop.profiles import ROOT, Profile
 from shop.secrets import api_keys_file, secret
 from shop.servers import (
+    ALONE,
     ELASTICSEARCH,
     OWNERS,
     RABBITMQ,
@@ -208,7 +209,7 @@ def _rabbitmq_conf(_: Profile) -> str:
 
 def _elasticsearch_yml(profile: Profile) -> str:
     settings: dict[str, object] = {"cluster.name": f"shop-{profile.name}", "node.name": "shop"}
-    settings |= {"network.host": EVERYWHERE} | ELASTICSEARCH
+    settings |= {"network.host": EVERYWHERE} | ELASTICSEARCH | ALONE
     lines = [f"{key}: {msgspec.json.encode(value).decode()}" for key, value in settings.items()]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ import msgspec
 from shop import clusters, edge, elastic
 from shop.account import account, drop, give
 from shop.process import Http, Process, Talk
-from shop.profiles import Profile
+from shop.profiles import ROOT, Profile
 from shop.secrets import rabbit_hash, secret, write_private
 from shop_contracts import topology
 
@@ -115,7 +115,8 @@ def _redis(profile: Profile, name: str) -> Process:
     return _server(
         profile,
         profile.named(name),
-        [_program("redis-server"), str(config)],
+        # given as text: an account without rights may not read the clone
+        ["/bin/sh", "-c", REDIS_START.read_text(), _program("redis-server"), str(config)],
         home=home,
         port=port,
         ready=Talk(port, expect, asked),
@@ -469,6 +470,7 @@ RABBITMQ_PLUGINS = [
     "rabbitmq_prometheus",
     "rabbitmq_consistent_hash_exchange",
 ]
+REDIS_START = ROOT / "deploy" / "redis" / "start.sh"
 ALONE = {"discovery.type": "single-node"}
 ELASTICSEARCH: dict[str, object] = {
     "xpack.security.enabled": False,

@@ -33,6 +33,7 @@ from stock.settings import Settings
 from stock.store import StockStore
 from stock.tables import METADATA
 
+START = Path(__file__).parents[3] / "deploy" / "redis" / "start.sh"
 WEEK_MS = 7 * 86_400_000
 FAR_MS = 4_102_444_800_000
 
@@ -285,11 +286,12 @@ class Server:
     def start(self) -> None:
         self._process = subprocess.Popen(
             [
-                *("redis-server", "--bind", "127.0.0.1", "--port", str(self.port)),
+                *("sh", str(START), "--bind", "127.0.0.1", "--port", str(self.port)),
                 *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always"),
                 *("--save", "", "--aof-use-rdb-preamble", "no"),
                 *("--auto-aof-rewrite-percentage", "0", *self._options),
             ],
+            cwd=self.folder,
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 30

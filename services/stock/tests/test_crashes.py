@@ -5,6 +5,7 @@ same id, as a redelivered event or a repeated request is. Everything is then rea
 """
 
 import asyncio
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
@@ -448,6 +449,36 @@ async def test_what_is_wrong_is_seen(redis_server: Callable[..., Any], tamper: A
 
 
 # --- the file
+
+
+async def test_half_a_step_at_the_end_of_the_file_joins_nothing_that_follows(
+    redis_server: Callable[..., Any],
+) -> None:
+    server = redis_server()
+
+    async def one_more() -> int:
+        async with connect(Settings(redis_url=server.url)) as redis:
+            store = StockStore(redis)
+            await store.install.make()
+            await store.adjust("a", Adjust(stock=1, action=Action.INCREMENT))
+            assert [] == await breaches(redis)
+            return (await store.level("a")).available
+
+    def restart() -> None:
+        server.kill()
+        server.start()
+
+    assert 1 == await one_more()
+    (file,) = server.folder.glob("appendonlydir/*.incr.aof")
+    for tenth in range(1, 10):
+        whole = file.stat().st_size
+        await one_more()
+        server.kill()
+        os.truncate(file, whole + (file.stat().st_size - whole) * tenth // 10)
+        server.start()
+        await one_more()
+        restart()
+        assert 1 + 2 * tenth == await one_more()
 
 
 async def some_history(store: StockStore, redis: Any, steps: int) -> None:
