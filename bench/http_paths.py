@@ -142,6 +142,7 @@ async def main(rounds: int, seconds: int) -> None:
         setup.up(stack, console)
         pids = {state.name: state.pid for state in stack.status() if state.pid}
         async with ShopClient.open(stack.profile) as client:
+            await client.reachable()
             path = await seed(stack, client)
             page = folder / "objects.json"
             page.write_text(json.dumps(await objects(stack, client, path)))
