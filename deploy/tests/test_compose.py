@@ -119,7 +119,9 @@ def test_no_credential_stands_in_an_environment_or_a_command(name: str) -> None:
 def test_every_secret_and_configuration_is_a_file_that_is_written(profile: Profile) -> None:
     folder = containers.write_files(profile, mariadb=True)
     declared = COMPOSE["secrets"] | COMPOSE["configs"]
+    start = declared.pop("redis_start")
 
+    assert servers.REDIS_START == profiles.ROOT / start["file"]
     assert 0o700 == folder.stat().st_mode & 0o777
     for name, source in declared.items():
         assert {"file": f"${{SHOP_FILES:-./var/shop/containers}}/{name}"} == source

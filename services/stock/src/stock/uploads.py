@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Meta, Raw, Struct
 
 from chassis.http import get, post, query, reply
-from chassis.http.reading import CLOSE
+from chassis.http.reading import CLOSE, refuse_encodings
 from chassis.problems import (
     BadQuery,
     BadRequest,
@@ -115,10 +115,9 @@ async def get_prices_results(request: web.Request) -> web.Response:
 
 
 async def _queue(request: web.Request, kind: str, path: str) -> web.Response:
+    refuse_encodings(request.headers)
     if request.content_type not in NDJSON:
         raise UnsupportedMediaType(f"Send {NDJSON[0]}.", headers={"Accept": NDJSON[0]})
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedMediaType("Send the body without a Content-Encoding.")
     key = idempotency_key(request) or ""
 
     async def parts() -> AsyncIterator[jobs.Part]:

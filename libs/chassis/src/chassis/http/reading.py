@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -135,16 +136,21 @@ def fault(message: str) -> Fault:
     return {"pointer": pointer, "code": code, "detail": what}
 
 
+def refuse_encodings(headers: Mapping[str, str]) -> None:
+    """Raise UnsupportedMediaType for a packed body; what cannot be unpacked ends its connection."""
+    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Send the body without a Content-Encoding.", headers=CLOSE)
+
+
 def _refuse_other_media(request: web.Request) -> None:
     headers = request.headers
+    refuse_encodings(headers)
     sent = headers.get("Content-Type", "")
     if sent != _JSON:
         media, *parameters = (part.strip().lower() for part in sent.split(";"))
         charsets = [value.partition("=")[2] for value in parameters if value.startswith("charset")]
         if media != _JSON or any(c.strip(' "') not in {"utf-8", "utf8"} for c in charsets):
             raise UnsupportedMediaType("Send application/json in UTF-8.", headers={"Accept": _JSON})
-    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedMediaType("Send the body without a Content-Encoding.")
 
 
 async def _body(request: web.Request) -> bytes:
