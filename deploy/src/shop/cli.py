@@ -61,7 +61,9 @@ BENCHES = {
     Bench.ORDERS: "orders.py",
 }
 
-ProfileName = Annotated[str, typer.Option("--profile", help="Which stack: shop, test or try.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", help="Which stack: shop, try, clusters or test.")
+]
 
 
 @app.command(epilog="Example: [bold]./shop up --mariadb[/bold]")

@@ -481,6 +481,28 @@ async def test_half_a_step_at_the_end_of_the_file_joins_nothing_that_follows(
         assert 1 + 2 * tenth == await one_more()
 
 
+async def test_damage_is_no_cut_and_nothing_is_taken_off(
+    redis_server: Callable[..., Any],
+) -> None:
+    server = redis_server()
+    async with connect(Settings(redis_url=server.url)) as redis:
+        store = StockStore(redis)
+        await store.install.make()
+        for _ in range(3):
+            await store.adjust("a", Adjust(stock=1, action=Action.INCREMENT))
+    (file,) = server.folder.glob("appendonlydir/*.incr.aof")
+    server.kill()
+    was = file.read_bytes()
+    for command in (b"MULTI", b"XADD", b"RPUSH"):
+        at = was.rindex(command) - len("$5\r\n")
+        damaged = was[:at] + b"X" + was[at + 1 :]
+        file.write_bytes(damaged)
+
+        with pytest.raises(RuntimeError):
+            server.start()
+        assert damaged == file.read_bytes()
+
+
 async def some_history(store: StockStore, redis: Any, steps: int) -> None:
     """A bit of everything that writes."""
     draw = random.Random(6)

@@ -140,5 +140,14 @@ audits = sa.Table(
 )
 
 JOURNAL = (
-    *(cursors, movements, levels, prices, plans, holds, held_lines, commands, untold, audits),
+    cursors,
+    movements,
+    levels,
+    prices,
+    plans,
+    holds,
+    held_lines,
+    commands,
+    untold,
+    audits,
 )

@@ -27,11 +27,11 @@ def reply(
     value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """`value` as JSON, by msgspec; no body at all with status 204."""
-    if headers is None and status != 204:  # noqa: PLR2004 -- its name is No Content
+    if status == 204:  # noqa: PLR2004 -- its name is No Content
+        return web.Response(status=status, headers=headers)
+    if headers is None:
         return web.Response(body=_encode(value), status=status, content_type=JSON)
-    sent = CIMultiDict(headers or ())
-    if status == 204:  # noqa: PLR2004 -- as above
-        return web.Response(status=status, headers=sent)
+    sent = CIMultiDict(headers)
     sent.setdefault("Content-Type", JSON)
     return web.Response(body=_encode(value), status=status, headers=sent)
 
