@@ -125,6 +125,25 @@ async def test_the_same_key_is_answered_after_the_address_has_left_the_book(
     assert (202, first.text) == (again.status, again.text)
 
 
+async def test_an_address_that_could_not_be_kept_is_kept_by_the_same_request_again(
+    browsers: Browsers,
+) -> None:
+    ada = browsers()
+    await ada.sign_in()
+    cart = (await ada.send("GET", "/me/cart")).json()["cart_id"]
+    await ada.send("PUT", f"/carts/{cart}/lines/LAMP-1", json={"qty": 1})
+    said = SIGNED_IN | {"name": "Ada Lovelace", "address": PLACE, "save_address": True}
+    sent = {"json": said, "headers": {"Idempotency-Key": "k" * 16}}
+    first = await ada.send("POST", f"/carts/{cart}/checkout", **sent)
+    (lost,) = (await ada.send("GET", "/me/addresses")).json()["addresses"]
+    await ada.send("DELETE", f"/me/addresses/{lost['address_id']}")
+
+    again = await ada.send("POST", f"/carts/{cart}/checkout", **sent)
+
+    assert (202, first.text) == (again.status, again.text)
+    assert [HOME] == await book(ada)
+
+
 UNKNOWN = "01a21020-27ae-7688-878a-79849baef60e"
 
 

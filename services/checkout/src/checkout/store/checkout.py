@@ -238,7 +238,8 @@ class Checkout:
         accepted = await self._orders.place(
             cart_id, known[1], fingerprint, purchase, quote, customer
         )
-        if customer and not accepted.replayed and (address := destinations.to_keep(purchase)):
+        # given again as well: whoever asks again may have died here
+        if customer and (address := destinations.to_keep(purchase)):
             await self._customers.keep_address(customer, address)
         return accepted
 
