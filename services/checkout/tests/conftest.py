@@ -22,7 +22,7 @@ import chassis.database
 import payments.app
 import payments.settings
 from bus.sql import SqlOutbox
-from chassis.database import Database, engine_for
+from chassis.database import Database, close, engine_for
 from checkout import app
 from checkout.domain import Approved, Timers
 from checkout.provider.stripe import Stripe
@@ -173,7 +173,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         database = Database(engine)
         await HISTORY.migrate(database)
         yield database
-        await engine.dispose()
+        await close(engine)
         return
     url = request.getfixturevalue("stack").mariadb_url
     if url is None:
@@ -185,10 +185,10 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     database = Database(engine)
     await HISTORY.migrate(database)
     yield database
-    await engine.dispose()
+    await close(engine)
     async with admin.begin() as connection:
         await connection.execute(sa.text(f"DROP DATABASE {name}"))
-    await admin.dispose()
+    await close(admin)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.sql import SqlOutbox
-from chassis.database import Database, engine_for
+from chassis.database import Database, close, engine_for
 from checkout.domain import Approved, Op, Refused, Timers
 from checkout.purchase import Means, Purchase
 from checkout.quotes import Offer, quote
@@ -188,7 +188,7 @@ async def ends(plan: Sequence[str], chance: random.Random | None) -> Any:
             await HISTORY.migrate(database)
             return await Course(database, plan, chance).end()
         finally:
-            await engine.dispose()
+            await close(engine)
 
 
 @settings(max_examples=15, deadline=None)

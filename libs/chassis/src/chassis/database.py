@@ -8,7 +8,7 @@ Needs SQLAlchemy and a driver, which only services with a database install.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from chassis import telemetry
 from chassis.problems import Unavailable
@@ -23,6 +24,7 @@ from chassis.problems import Unavailable
 T = TypeVar("T")
 
 TRIES = 4
+CLOSING_SECONDS = 5.0
 # a lock waited for in vain, and the victim of a deadlock
 _LOST = {1205, 1213}
 _IMMEDIATE = "shop_begin_immediate"
@@ -87,6 +89,22 @@ async def database(url: str) -> AsyncIterator["Database"]:
     telemetry.instrument_sql(engine)
     try:
         yield Database(engine)
+    finally:
+        await close(engine)
+
+
+async def close(engine: AsyncEngine) -> None:
+    """Close the engine when no transaction runs in it any more, or after `CLOSING_SECONDS`.
+
+    A group's transaction is nobody's child and may outlive those who asked for it. A connection
+    that is out while its engine is disposed of comes back to nobody and is never closed.
+    """
+    pool = engine.pool
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_SECONDS):
+                while isinstance(pool, QueuePool) and pool.checkedout():  # noqa: ASYNC110 -- no event tells
+                    await asyncio.sleep(0.01)
     finally:
         await engine.dispose()
 
