@@ -170,7 +170,9 @@ async def test_a_reader_whose_connections_are_cut_reads_nothing_twice_and_misses
                 for connection in await answer.json():
                     if "replay" in connection["user_provided_name"]:
                         name = connection["name"]
-                        await http.delete(management.with_user(None) / "api/connections" / name)
+                        gone = management.with_user(None) / "api/connections" / name
+                        async with http.delete(gone):
+                            pass
             await asyncio.sleep(0.3)
     found = await reading
 
