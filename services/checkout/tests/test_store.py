@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 import uuid_utils.compat as uuids
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
 from checkout.domain import (
@@ -24,7 +25,7 @@ from checkout.domain import (
     Timers,
 )
 from checkout.quotes import Offer
-from checkout.store import tables
+from checkout.store import rows, tables
 from checkout.store.orders import Orders
 from checkout.store.problems import AlreadyOrdered, IdempotencyKeyReused
 from checkout.store.projections import Projections
@@ -181,6 +182,35 @@ async def test_an_event_counts_once_however_often_and_side_by_side_it_comes(
     assert order is not None
     assert (2, {Op.AUTH: Asked.PENDING}) == (order.version, order.payments)
     assert 1 == len(await sent(database))
+
+
+@pytest.mark.connected
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+async def test_whether_an_event_was_seen_is_read_from_its_own_row(database: Database) -> None:
+    event = held(uuid4())
+    marks = [
+        {
+            "consumer": "checkout",
+            "source": event.meta.source,
+            "event_id": str(uuid4()),
+            "received_at": datetime.now(UTC).replace(tzinfo=None),
+        }
+        for _ in range(500)
+    ]
+
+    async def work(connection: AsyncConnection) -> int:
+        await connection.execute(sa.insert(tables.inbox), marks)
+        before = await rows_read(connection)
+        assert set() == await rows.seen(connection, [event, held(uuid4())])
+        return await rows_read(connection) - before
+
+    assert 5 > await database.write(work)
+
+
+async def rows_read(connection: AsyncConnection) -> int:
+    """How many rows the server has gone through for this connection."""
+    found = await connection.execute(sa.text("SHOW SESSION STATUS LIKE 'Handler_read_next'"))
+    return int(found.one()[1])
 
 
 async def test_a_cause_of_an_order_that_is_not_there_yet_is_tried_again_later(

@@ -88,7 +88,10 @@ async def unseen(
     for event in events:
         fresh.setdefault((event.meta.source, str(event.meta.id)), event)
     known = sa.select(inbox.c.source, inbox.c.event_id).where(
-        inbox.c.consumer == consumer, inbox.c.event_id.in_([id_ for _, id_ in fresh])
+        inbox.c.consumer == consumer,
+        # the key's columns from the first on: without its source, each look reads the whole inbox
+        inbox.c.source.in_({source for source, _ in fresh}),
+        inbox.c.event_id.in_([id_ for _, id_ in fresh]),
     )
     for row in await connection.execute(known):
         fresh.pop((row.source, row.event_id), None)
@@ -105,10 +108,13 @@ async def unseen(
 
 
 class SqlOutbox:
-    """The rows of an outbox table."""
+    """The rows of an outbox table; they are looked at by `reader`, where that is another engine."""
 
-    def __init__(self, engine: AsyncEngine, table: sa.Table) -> None:
+    def __init__(
+        self, engine: AsyncEngine, table: sa.Table, reader: AsyncEngine | None = None
+    ) -> None:
         self._engine = engine
+        self._reader = reader or engine
         self._table = table
         self._pause = POLL_SECONDS
 
@@ -123,7 +129,7 @@ class SqlOutbox:
         )
         waited = 0.0
         while True:
-            async with self._engine.connect() as connection:
+            async with self._reader.connect() as connection:
                 rows = (await connection.execute(query)).all()
             if rows:
                 self._pause = POLL_SECONDS
@@ -145,7 +151,7 @@ class SqlOutbox:
 
     async def waiting(self) -> tuple[int, datetime | None]:
         oldest = sa.select(self._table.c.body).order_by(self._table.c.seq).limit(1)
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             count = await connection.scalar(sa.select(sa.func.count()).select_from(self._table))
             body = await connection.scalar(oldest)
         return int(count or 0), None if body is None else meta_of(body).time

@@ -50,10 +50,12 @@ async def claim(connection: AsyncConnection, limit: int, lease: timedelta) -> li
         .with_for_update(skip_locked=True)
     )
     claimed = [(row.order_id, row.op) for row in await connection.execute(query)]
-    if claimed:
+    for op in {op for _, op in claimed}:
+        # pairs would be looked for in all rows
+        orders = [order_id for order_id, each in claimed if each == op]
         await connection.execute(
             sa.update(table)
-            .where(sa.tuple_(table.c.order_id, table.c.op).in_(claimed))
+            .where(table.c.order_id.in_(orders), table.c.op == op)
             .values(state=Asked.SENT.value, attempt=table.c.attempt + 1, next_at=now + lease)
         )
     return await _asks(connection, claimed)

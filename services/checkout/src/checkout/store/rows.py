@@ -202,6 +202,8 @@ async def seen(connection: AsyncConnection, events: Sequence[Event[Any]]) -> set
     table = tables.inbox.c
     query = sa.select(table.source, table.event_id).where(
         table.consumer == CONSUMER,
+        # the key's columns from the first on: without its source, each look reads the whole inbox
+        table.source.in_({event.meta.source for event in events}),
         table.event_id.in_([str(event.meta.id) for event in events]),
     )
     return {(source, event_id) for source, event_id in await connection.execute(query)}
