@@ -22,7 +22,7 @@ import chassis.database
 import payments.app
 import payments.settings
 from bus.sql import SqlOutbox
-from chassis.database import Database, close, engine_for
+from chassis.database import Database
 from checkout import app
 from checkout.domain import Approved, Timers
 from checkout.provider.stripe import Stripe
@@ -169,26 +169,24 @@ class Make:
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     """An empty schema of the test's own."""
     if request.param == "sqlite":
-        engine = engine_for(f"sqlite+aiosqlite:///{tmp_path}/checkout.sqlite3")
-        database = Database(engine)
-        await HISTORY.migrate(database)
-        yield database
-        await close(engine)
+        url = f"sqlite+aiosqlite:///{tmp_path}/checkout.sqlite3"
+        async with chassis.database.database(url) as database:
+            await HISTORY.migrate(database)
+            yield database
         return
     url = request.getfixturevalue("stack").mariadb_url
     if url is None:
         pytest.skip("this stack has no MariaDB: start it with --mariadb")
-    admin, name = engine_for(url), f"t_{secrets.token_hex(6)}"
-    async with admin.begin() as connection:
-        await connection.execute(sa.text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
-    engine = engine_for(sa.make_url(url).set(database=name).render_as_string(hide_password=False))
-    database = Database(engine)
-    await HISTORY.migrate(database)
-    yield database
-    await close(engine)
-    async with admin.begin() as connection:
-        await connection.execute(sa.text(f"DROP DATABASE {name}"))
-    await close(admin)
+    name = f"t_{secrets.token_hex(6)}"
+    own = sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+    async with chassis.database.database(url) as admin:
+        async with admin.engine.begin() as connection:
+            await connection.execute(sa.text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
+        async with chassis.database.database(own) as database:
+            await HISTORY.migrate(database)
+            yield database
+        async with admin.engine.begin() as connection:
+            await connection.execute(sa.text(f"DROP DATABASE {name}"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.sql import SqlOutbox
-from chassis.database import Database, close, engine_for
+from chassis.database import Database, database
 from checkout.domain import Approved, Op, Refused, Timers
 from checkout.purchase import Means, Purchase
 from checkout.quotes import Offer, quote
@@ -182,13 +182,9 @@ class Course:
 
 async def ends(plan: Sequence[str], chance: random.Random | None) -> Any:
     with TemporaryDirectory() as folder:
-        engine = engine_for(f"sqlite+aiosqlite:///{Path(folder)}/checkout.sqlite3")
-        try:
-            database = Database(engine)
-            await HISTORY.migrate(database)
-            return await Course(database, plan, chance).end()
-        finally:
-            await close(engine)
+        async with database(f"sqlite+aiosqlite:///{Path(folder)}/checkout.sqlite3") as sql:
+            await HISTORY.migrate(sql)
+            return await Course(sql, plan, chance).end()
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,15 +1,24 @@
 """SQL for services: an engine and its transactions, SQLite and MariaDB alike. Knows no table.
 
 SQLite: WAL, synchronous=FULL, writers begin IMMEDIATE and take turns. MariaDB: READ COMMITTED; what
-decides a change is read FOR UPDATE. A transaction that lost a race runs again from its start.
+decides a change is read FOR UPDATE. A transaction that lost a race runs again from its start. Who
+only reads has connections without transactions: each statement sees what is committed by then, as
+it would in one, and nothing has to be rolled back.
 Needs SQLAlchemy and a driver, which only services with a database install.
 """
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -28,6 +37,11 @@ CLOSING_SECONDS = 5.0
 # a lock waited for in vain, and the victim of a deadlock
 _LOST = {1205, 1213}
 _IMMEDIATE = "shop_begin_immediate"
+RESTED_SECONDS = 1.0
+"""A connection that was not used for so long is asked whether it lives before it is used again."""
+_RESTS = "shop_rests_since"
+POOL_SIZE = 8
+"""Of those that write, and of those that read."""
 
 BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A big integer that SQLite can count up by itself."""
@@ -63,37 +77,23 @@ def exact(length: int) -> sa.String:
     )
 
 
-def engine_for(url: str) -> AsyncEngine:
-    """An engine for `sqlite+aiosqlite://` or `mysql+asyncmy://`; connects when first used."""
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        engine = create_async_engine(parsed, connect_args={"timeout": 10})
-        sa.event.listen(engine.sync_engine, "connect", _sqlite_connected)
-        sa.event.listen(engine.sync_engine, "begin", _sqlite_begins)
-        return engine
-    return create_async_engine(
-        parsed.update_query_dict({"charset": "utf8mb4"}),
-        isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
-        pool_recycle=1_800,
-        pool_size=16,
-        max_overflow=0,
-        pool_timeout=5,
-    )
-
-
 @asynccontextmanager
 async def database(url: str) -> AsyncIterator["Database"]:
-    """The database at `url`; its connections are made when they are needed."""
-    engine = engine_for(url)
-    telemetry.instrument_sql(engine)
-    try:
-        yield Database(engine)
-    finally:
-        await close(engine)
+    """The database at `sqlite+aiosqlite://` or `mysql+asyncmy://`; connects when first used."""
+    if sa.make_url(url).get_backend_name() == "sqlite":
+        engine = reader = _sqlite(url)
+    else:
+        engine = _mariadb(url, isolation_level="READ COMMITTED")
+        reader = _mariadb(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
+    engines = [engine] if reader is engine else [engine, reader]
+    telemetry.instrument_sql(*engines)
+    async with AsyncExitStack() as closing:
+        for each in engines:
+            closing.push_async_callback(_close, each)
+        yield Database(engine, reader)
 
 
-async def close(engine: AsyncEngine) -> None:
+async def _close(engine: AsyncEngine) -> None:
     """Close the engine when no transaction runs in it any more, or after `CLOSING_SECONDS`.
 
     A group's transaction is nobody's child and may outlive those who asked for it. A connection
@@ -109,11 +109,56 @@ async def close(engine: AsyncEngine) -> None:
         await engine.dispose()
 
 
-class Database:
-    """Transactions on one engine."""
+def _sqlite(url: str) -> AsyncEngine:
+    engine = create_async_engine(url, connect_args={"timeout": 10})
+    sa.event.listen(engine.sync_engine, "connect", _sqlite_connected)
+    sa.event.listen(engine.sync_engine, "begin", _sqlite_begins)
+    return engine
 
-    def __init__(self, engine: AsyncEngine) -> None:
+
+def _mariadb(url: str, **options: Any) -> AsyncEngine:
+    engine = create_async_engine(
+        sa.make_url(url).update_query_dict({"charset": "utf8mb4"}),
+        pool_recycle=1_800,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=5,
+        **options,
+    )
+    _ask_the_rested(engine.sync_engine)
+    return engine
+
+
+def _ask_the_rested(engine: sa.Engine) -> None:
+    """Use no connection that a database has left behind while nobody used it.
+
+    To ask each time, as a pool's own ping does, costs as much as a small statement. One that is
+    lost between two uses fails the second: `write` runs it again, on a new connection.
+    """
+
+    def returned(_connection: Any, record: Any) -> None:
+        record.info[_RESTS] = monotonic()
+
+    def taken(connection: Any, record: Any, _proxy: Any) -> None:
+        since = record.info.get(_RESTS)
+        if since is None or monotonic() - since < RESTED_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            # the others have rested no less
+            raise sa.exc.InvalidatePoolError from error
+
+    sa.event.listen(engine, "checkin", returned)
+    sa.event.listen(engine, "checkout", taken)
+
+
+class Database:
+    """Transactions on `engine`; `reader` is for what only reads."""
+
+    def __init__(self, engine: AsyncEngine, reader: AsyncEngine) -> None:
         self.engine = engine
+        self.reader = reader
         self._writer = engine.execution_options(**{_IMMEDIATE: True})
         # SQLite has one writer: waiting here costs nothing, waiting in its busy handler does
         self._turn: AbstractAsyncContextManager[Any] = (
@@ -127,14 +172,14 @@ class Database:
 
     async def ping(self) -> None:
         """Raise when the database does not answer."""
-        async with self.engine.connect() as connection:
+        async with self.reader.connect() as connection:
             await connection.execute(sa.text("SELECT 1"))
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for queries. Raises Unavailable when there is none."""
         try:
-            async with self.engine.connect() as connection:
+            async with self.reader.connect() as connection:
                 yield connection
         except (OperationalError, sa.exc.TimeoutError, OSError) as error:
             raise Unavailable("The database does not answer.") from error

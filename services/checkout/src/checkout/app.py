@@ -134,8 +134,9 @@ async def api() -> None:
 async def relay() -> None:
     settings = load(Settings, PREFIX)
     async with database(settings.database_url) as sql:
+        outbox = SqlOutbox(sql.engine, tables.outbox, sql.reader)
         await run_until_stopped(
-            bus.relay.relay(settings.broker_url, "checkout", SqlOutbox(sql.engine, tables.outbox)),
+            bus.relay.relay(settings.broker_url, "checkout", outbox),
             health=(settings.host, settings.relay_port),
             checks=[("sql", sql.ping)],
         )
