@@ -25,7 +25,8 @@ from stock.parts import KEEP_MS
 from stock.prices import PriceEntry
 from stock.scripts import guarded, script_text
 from stock.settings import Settings
-from stock.store import Offer, StockStore
+from stock.store import StockStore
+from stock.store.offers import Offer
 
 AT_ONCE = 32
 LINES = 3
@@ -40,7 +41,7 @@ async def load(store: StockStore, skus: int) -> float:
     price = PriceEntry(currency="EUR", amount_minor=1_999)
     for first in range(0, skus, BATCH):
         names = [f"sku-{n:07}" for n in range(first, min(first + BATCH, skus))]
-        await store.put_offers([Offer(sku=name, stock=100, prices=[price]) for name in names])
+        await store.offers.put([Offer(sku=name, stock=100, prices=[price]) for name in names])
     return time.perf_counter() - began
 
 
@@ -54,7 +55,7 @@ async def hold(url: str, seconds: float) -> dict[str, Any]:
         async def buyer() -> None:
             while (began := time.perf_counter()) < end:
                 lines = [(f"w-{n}", 1) for n in random.sample(range(WANTED), LINES)]
-                if await store.reserve(uuid4(), lines, uuid4()) != "held":
+                if await store.holds.reserve(uuid4(), lines, uuid4()) != "held":
                     raise RuntimeError("a hold was refused")
                 took.append((time.perf_counter() - began) * 1000)
 
@@ -137,7 +138,7 @@ async def main(options: argparse.Namespace, console: Console) -> None:
                 " of Redis each, with ledger and outbox",
                 soft_wrap=True,
             )
-            await store.put_offers([Offer(sku=f"w-{n}", stock=PLENTY) for n in range(WANTED)])
+            await store.offers.put([Offer(sku=f"w-{n}", stock=PLENTY) for n in range(WANTED)])
             port = int(settings.redis_url.rpartition(":")[2].partition("/")[0])
             runs: dict[str, list[dict[str, float]]] = {}
             for _ in range(options.rounds):

@@ -29,7 +29,8 @@ from stock.journal import Journal
 from stock.prices import PriceEntry
 from stock.rebuild import Heard, Rebuild
 from stock.settings import Settings
-from stock.store import Offer, StockStore
+from stock.store import StockStore
+from stock.store.offers import Offer
 
 BATCH = 1_000
 WEEK_MS = 7 * 86_400_000
@@ -64,11 +65,11 @@ async def fill(store: StockStore, skus: int, holds: int) -> None:
     for first in range(0, skus, BATCH):
         price = PriceEntry(currency="EUR", amount_minor=1_999)
         names = [f"sku-{n:07}" for n in range(first, min(first + BATCH, skus))]
-        await store.put_offers([Offer(sku=name, stock=100, prices=[price]) for name in names])
+        await store.offers.put([Offer(sku=name, stock=100, prices=[price]) for name in names])
         more = Adjust(stock=10, action=Action.INCREMENT)
-        await store.adjust_many([(name, more, None) for name in names[::10]])
+        await store.quantities.adjust_many([(name, more, None) for name in names[::10]])
     for n in range(holds):
-        await store.reserve(uuid4(), [(f"sku-{n % skus:07}", 1)], uuid4())
+        await store.holds.reserve(uuid4(), [(f"sku-{n % skus:07}", 1)], uuid4())
 
 
 async def state(redis: Any) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class Shop:
         return Bookkeeper(self.redis, self.store.slots, self.journal, keep_ms=keep_ms)
 
     async def put(self, sku: str, units: int, **more: Any) -> None:
-        await self.store.adjust(sku, Adjust(stock=units, action=Action.SET), **more)
+        await self.store.quantities.adjust(sku, Adjust(stock=units, action=Action.SET), **more)
 
     async def now(self) -> int:
         """Redis's time in ms."""
@@ -231,27 +231,27 @@ class Shop:
 
         async def order(_: str) -> None:
             orders.append((uuid4(), lines()))
-            await self.store.reserve(*orders[-1], uuid4(), taking=draw.choice([None, *carts]))
+            await self.store.holds.reserve(*orders[-1], uuid4(), taking=draw.choice([None, *carts]))
 
         async def price(sku: str) -> None:
             until = draw.choice((None, moment(FAR_MS + draw.randint(0, 99))))
             entry = PriceEntry(currency="EUR", amount_minor=draw.randint(0, 99), valid_until=until)
-            await self.store.set_prices(sku, [entry])
+            await self.store.prices.put(sku, [entry])
 
         async def end(_: str) -> None:
             op = draw.choice(("commit", "release", "return"))
-            await self.store.finish(op, *draw.choice(orders), uuid4())
+            await self.store.holds.finish(op, *draw.choice(orders), uuid4())
 
         async def cart(_: str) -> None:
             carts.append(uuid4())
-            await self.store.hold(carts[-1], lines())
+            await self.store.carts.hold(carts[-1], lines())
 
         deeds: list[Callable[[str], Awaitable[Any]]] = [
             lambda sku: self.put(sku, draw.randint(20, 60)),
             lambda sku: self.put(sku, draw.randint(20, 60), key=f"a-key-{draw.random()}"),
-            lambda sku: self.store.set_threshold(sku, draw.choice((None, 3, 5))),
-            lambda _: self.store.extend(draw.choice(carts)),
-            lambda _: self.store.release(draw.choice(carts)),
+            lambda sku: self.store.quantities.set_threshold(sku, draw.choice((None, 3, 5))),
+            lambda _: self.store.carts.extend(draw.choice(carts)),
+            lambda _: self.store.carts.release(draw.choice(carts)),
             *(order, price, end, end, cart),
         ]
         for _ in range(steps):

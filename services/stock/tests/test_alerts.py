@@ -76,7 +76,7 @@ async def post(
 
 
 async def put(store: StockStore, sku: str, stock: int) -> None:
-    await store.adjust(sku, Adjust(stock=stock, action=Action.SET))
+    await store.quantities.adjust(sku, Adjust(stock=stock, action=Action.SET))
 
 
 async def price(client: aiohttp.ClientSession, sku: str, minor: int) -> None:

@@ -550,7 +550,7 @@ async def test_the_offer_shows_price_and_availability(
     ):
         pass
     await put_stock(client, "chair", 4)
-    await store.reserve(uuid4(), [("chair", 1)], uuid4())
+    await store.holds.reserve(uuid4(), [("chair", 1)], uuid4())
 
     async with client.get("/fragments/products/chair/offer") as response:
         html = await response.text()

@@ -57,8 +57,8 @@ async def quiet(shop: Any) -> Any:
         await shop.put(sku, 9)
     held, sold = uuid4(), uuid4()
     for order in (held, sold):
-        await shop.store.reserve(order, [("chair", 2)], uuid4())
-    await shop.store.finish("commit", sold, [("chair", 2)], uuid4())
+        await shop.store.holds.reserve(order, [("chair", 2)], uuid4())
+    await shop.store.holds.finish("commit", sold, [("chair", 2)], uuid4())
     shop.held = str(held)
     await shop.books.catch_up()
     return shop
@@ -97,9 +97,9 @@ async def test_counters_that_differ_are_put_right_and_told(quiet: Any, sql: Data
 
     assert {} == await audit(audit_)
 
-    level = await quiet.store.level("chair")
+    level = await quiet.store.quantities.level("chair")
     assert (5, 2, 5) == (level.available, level.reserved, level.version)
-    movement = (await quiet.store.ledger("chair"))[0]
+    movement = (await quiet.store.quantities.ledger("chair"))[0]
     assert ("repair", 0, 5) == (movement.op, movement.available, movement.version)
     assert "available 9" in movement.reason
     told = [build(fields) for _, fields in await quiet.redis.xrange(slot.outbox)][before:]
@@ -163,8 +163,8 @@ async def test_a_sku_that_is_gone_comes_back_and_one_that_no_step_made_is_left(q
 
     assert {"ghost": "level"} == await audit(auditor(quiet))
 
-    assert 5 == (await quiet.store.level("chair")).available
-    assert 1 == (await quiet.store.level("ghost")).available
+    assert 5 == (await quiet.store.quantities.level("chair")).available
+    assert 1 == (await quiet.store.quantities.level("ghost")).available
 
 
 async def test_a_journal_that_redis_and_the_movements_contradict_is_put_right(
@@ -244,7 +244,7 @@ async def test_a_ledger_that_is_lost_is_no_drift(quiet: Any) -> None:
 async def test_a_hold_that_both_forget_is_no_drift(quiet: Any, sql: Database) -> None:
     slot = quiet.store.slots[0]
     order = uuid4()
-    await quiet.store.finish("release", order, [("chair", 1)], uuid4())
+    await quiet.store.holds.finish("release", order, [("chair", 1)], uuid4())
     await quiet.books.catch_up()
     audit_ = auditor(quiet)
     await quiet.redis.unlink(slot.hold(order))

@@ -87,8 +87,8 @@ async def told(redis: Any, store: StockStore) -> Counter[str]:
 async def test_rows_set_and_change_stock_and_each_says_what_became_of_it(
     call: Call, store: StockStore, spool: Path, redis: Redis
 ) -> None:
-    await store.adjust("chair", Adjust(stock=5, action=Action.SET))
-    await store.adjust("table", Adjust(stock=7, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=5, action=Action.SET))
+    await store.quantities.adjust("table", Adjust(stock=7, action=Action.SET))
     body = lines(
         {"sku": "chair", "delta": -2, "reason": "broken"},
         {"sku": "table", "set": 7},
@@ -125,7 +125,7 @@ async def test_rows_set_and_change_stock_and_each_says_what_became_of_it(
         item["code"] for item in page["items"][5:]
     ]
     assert {"stock.changed.v1": 5} == await told(redis, store)
-    assert "broken" == (await store.ledger("chair"))[1].reason
+    assert "broken" == (await store.quantities.ledger("chair"))[1].reason
 
 
 async def test_results_are_read_page_by_page(call: Call, store: StockStore, spool: Path) -> None:
@@ -166,7 +166,7 @@ async def test_the_same_rows_under_the_same_key_are_one_job(
     )
     assert "done" == late["state"]
     assert (422, "urn:shop:problem:idempotency-key-reused") == (other[0], other[1]["type"])
-    assert 3 == (await store.level("chair")).on_hand
+    assert 3 == (await store.quantities.level("chair")).on_hand
     assert not [each for each in spool.iterdir() if each.name.startswith(".")]
 
 
@@ -184,9 +184,9 @@ async def test_prices_are_merged_and_replaced(
     call: Call, store: StockStore, spool: Path, redis: Redis
 ) -> None:
     euro = PriceEntry(currency="EUR", amount_minor=100)
-    await store.set_prices("chair", [euro])
-    await store.set_prices("table", [euro])
-    await store.set_prices("lamp", [euro])
+    await store.prices.put("chair", [euro])
+    await store.prices.put("table", [euro])
+    await store.prices.put("lamp", [euro])
     trade = {"currency": "EUR", "amount_minor": 80, "group": "trade", "price_list": "b2b"}
     many = [{"currency": "EUR", "amount_minor": 1, "min_qty": n} for n in range(2, MAX_PRICES + 2)]
     body = lines(
@@ -208,9 +208,9 @@ async def test_prices_are_merged_and_replaced(
     assert ["too-many-prices", "bad-row", "bad-row", "bad-row"] == [
         error["code"] for error in job["errors"]
     ]
-    assert [100, 80] == [each.amount_minor for each in (await store.plan("chair")).prices]
-    assert ["b2b"] == [each.price_list for each in (await store.plan("table")).prices]
-    assert [100] == [each.amount_minor for each in (await store.plan("lamp")).prices]
+    assert [100, 80] == [each.amount_minor for each in (await store.prices.plan("chair")).prices]
+    assert ["b2b"] == [each.price_list for each in (await store.prices.plan("table")).prices]
+    assert [100] == [each.amount_minor for each in (await store.prices.plan("lamp")).prices]
     assert {"price.changed.v1": 3} == await told(redis, store) - before
 
 
@@ -246,25 +246,24 @@ async def test_what_is_no_upload_of_rows_is_refused_and_leaves_nothing(
 
 ROWS_SENT = 2 * jobs.BATCH + 10
 KILLED = """
-import asyncio, os, signal, sys
+import asyncio, itertools, os, signal, sys
 from pathlib import Path
 from stock import bulk
 from stock.app import connect
 from stock.settings import Settings
 from stock.store import StockStore
 
-class Dying(StockStore):
-    batches = 0
+async def main(url, prefix, job):
+    store = StockStore(connect(Settings(redis_url=url)), prefix)
+    adjust_many, batches = store.quantities.adjust_many, itertools.count(1)
 
-    async def adjust_many(self, *given, **more):
-        done = await super().adjust_many(*given, **more)
-        self.batches += 1
-        if self.batches == 2:
+    async def mortal(*given, **more):
+        done = await adjust_many(*given, **more)
+        if next(batches) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
 
-async def main(url, prefix, job):
-    store = Dying(connect(Settings(redis_url=url)), prefix)
+    store.quantities.adjust_many = mortal
     await bulk.carry(store, Path(job), bulk.STOCK)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -285,7 +284,7 @@ async def test_a_worker_killed_behind_a_batch_that_it_could_not_write_down_repea
     stood = (await call("GET", f"/stock/bulk/{job['id']}"))[1]
     assert ("running", jobs.BATCH) == (stood["state"], stood["rows"])
     # meanwhile somebody sells what the batch had set
-    await store.adjust("s0", Adjust(stock=300, action=Action.DECREMENT))
+    await store.quantities.adjust("s0", Adjust(stock=300, action=Action.DECREMENT))
 
     job = await done(store, call, spool, f"/stock/bulk/{job['id']}")
 
@@ -293,7 +292,7 @@ async def test_a_worker_killed_behind_a_batch_that_it_could_not_write_down_repea
     for row in rows:
         wanted[row["sku"]] = row.get("set") or wanted[row["sku"]] + row["delta"]
     wanted["s0"] -= 300
-    assert wanted == {sku: (await store.level(sku)).on_hand for sku in wanted}
+    assert wanted == {sku: (await store.quantities.level(sku)).on_hand for sku in wanted}
     assert {"created": 97, "updated": ROWS_SENT - 97, "unchanged": 0, "failed": 0} == job["counts"]
     assert {"stock.changed.v1": ROWS_SENT + 1} == await told(redis, store)
     items, after = [], 0

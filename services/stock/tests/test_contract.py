@@ -21,6 +21,10 @@ class Called:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
 
+    @property
+    def holds(self) -> "Called":
+        return self
+
     def __getattr__(self, name: str) -> Callable[..., Awaitable[None]]:
         async def call(*arguments: Any) -> None:
             self.calls.append((name, arguments))

@@ -34,7 +34,8 @@ from stock.app import connect
 from stock.domain import Action, Adjust, build
 from stock.prices import PriceEntry, moment
 from stock.settings import Settings
-from stock.store import HoldOver, HoldTaken, InsufficientStock, StockStore, UnknownHold
+from stock.store import StockStore
+from stock.store.problems import HoldOver, HoldTaken, InsufficientStock, UnknownHold
 
 pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
@@ -198,7 +199,7 @@ class Crashing(RuleBasedStateMachine):
     @initialize()
     def stocked(self) -> None:
         for sku, units in zip(SKUS, (6, 9, 15), strict=True):
-            self.run(self.store.adjust(sku, Adjust(stock=units, action=Action.SET)))
+            self.run(self.store.quantities.adjust(sku, Adjust(stock=units, action=Action.SET)))
             self.model[sku][0] = units
 
     @rule(sku=st.sampled_from(SKUS), by=st.integers(-6, 6), crash=st.none() | st.integers(0, 20))
@@ -207,7 +208,7 @@ class Crashing(RuleBasedStateMachine):
         command = Adjust(stock=abs(by), action=Action.INCREMENT if by >= 0 else Action.DECREMENT)
         try:
             level = self.run(
-                self.step(crash, lambda: self.store.adjust(sku, command, key=key))
+                self.step(crash, lambda: self.store.quantities.adjust(sku, command, key=key))
             ).level
         except InsufficientStock:
             assert self.model[sku][0] + by < 0
@@ -229,7 +230,7 @@ class Crashing(RuleBasedStateMachine):
         answer = self.run(
             self.step(
                 crash,
-                lambda: self.store.reserve(
+                lambda: self.store.holds.reserve(
                     self.ids[order], list(lines.items()), cause, taking=taking
                 ),
             )
@@ -261,7 +262,7 @@ class Crashing(RuleBasedStateMachine):
         answer = self.run(
             self.step(
                 crash,
-                lambda: self.store.finish(op, self.ids[order], list(lines.items()), cause),
+                lambda: self.store.holds.finish(op, self.ids[order], list(lines.items()), cause),
             )
         )
         new, *moved = self.ended(op, state, lines)
@@ -295,7 +296,7 @@ class Crashing(RuleBasedStateMachine):
         state, lines = self.orders[order]
         sku, back, cause = min(lines), self.back[order], uuid4()
         answer = self.run(
-            self.step(crash, lambda: self.store.restock(self.ids[order], [(sku, qty)], cause))
+            self.step(crash, lambda: self.store.holds.restock(self.ids[order], [(sku, qty)], cause))
         )
         if state == "committed" and back[sku] + qty <= lines[sku]:
             assert answer in {"restocked", "dup" if crash is not None else ""}
@@ -310,7 +311,7 @@ class Crashing(RuleBasedStateMachine):
         held = [order for order, (state, _) in sorted(self.orders.items()) if state == "held"]
         order = held[pick % len(held)]
         self.run(self._pass(str(self.ids[order])))
-        self.run(self.step(crash, self.store.expire_due))
+        self.run(self.step(crash, self.store.holds.expire_due))
         self.orders[order] = ("expired", self.orders[order][1])
         self.move(self.orders[order][1], 1, -1, 0)
 
@@ -329,7 +330,9 @@ class Crashing(RuleBasedStateMachine):
     def hold(self, cart: int, lines: dict[str, int], crash: int | None) -> None:
         given = self.carts.get(cart, {})
         try:
-            self.run(self.step(crash, lambda: self.store.hold(CARTS[cart], list(lines.items()))))
+            self.run(
+                self.step(crash, lambda: self.store.carts.hold(CARTS[cart], list(lines.items())))
+            )
         except InsufficientStock:
             assert not self.fits(lines, given)
             return
@@ -350,7 +353,7 @@ class Crashing(RuleBasedStateMachine):
         if given and over:
             self.run(self._pass(f"cart:{CARTS[cart]}"))
         try:
-            self.run(self.step(crash, lambda: self.store.release(CARTS[cart])))
+            self.run(self.step(crash, lambda: self.store.carts.release(CARTS[cart])))
         except HoldOver:
             assert over or not given
         except (HoldTaken, UnknownHold):
@@ -369,13 +372,13 @@ class Crashing(RuleBasedStateMachine):
             amount_minor=amount,
             valid_from=moment(4_000_000_000_000) if later else None,
         )
-        self.run(self.step(crash, lambda: self.store.edit_prices([(sku, "merge", [entry])])))
-        plan = self.run(self.store.plan(sku)).prices
+        self.run(self.step(crash, lambda: self.store.prices.edit([(sku, "merge", [entry])])))
+        plan = self.run(self.store.prices.plan(sku)).prices
         assert entry in plan
 
     @rule()
     def turn(self) -> None:
-        assert 0 == self.run(self.store.turn_due())
+        assert 0 == self.run(self.store.prices.turn_due())
 
     @invariant()
     def agrees(self) -> None:
@@ -438,9 +441,9 @@ async def test_what_is_wrong_is_seen(redis_server: Callable[..., Any], tamper: A
     async with connect(Settings(redis_url=redis_server().url)) as redis:
         store = StockStore(redis)
         await store.install.make()
-        await store.adjust("a", Adjust(stock=5, action=Action.SET))
-        await store.reserve(UUID(int=1), [("a", 2)], uuid4())
-        await store.set_prices("a", [PriceEntry(currency="EUR", amount_minor=1)])
+        await store.quantities.adjust("a", Adjust(stock=5, action=Action.SET))
+        await store.holds.reserve(UUID(int=1), [("a", 2)], uuid4())
+        await store.prices.put("a", [PriceEntry(currency="EUR", amount_minor=1)])
         assert [] == await breaches(redis)
 
         await redis.execute_command(*tamper)
@@ -460,9 +463,9 @@ async def test_half_a_step_at_the_end_of_the_file_joins_nothing_that_follows(
         async with connect(Settings(redis_url=server.url)) as redis:
             store = StockStore(redis)
             await store.install.make()
-            await store.adjust("a", Adjust(stock=1, action=Action.INCREMENT))
+            await store.quantities.adjust("a", Adjust(stock=1, action=Action.INCREMENT))
             assert [] == await breaches(redis)
-            return (await store.level("a")).available
+            return (await store.quantities.level("a")).available
 
     def restart() -> None:
         server.kill()
@@ -489,7 +492,7 @@ async def test_damage_is_no_cut_and_nothing_is_taken_off(
         store = StockStore(redis)
         await store.install.make()
         for _ in range(3):
-            await store.adjust("a", Adjust(stock=1, action=Action.INCREMENT))
+            await store.quantities.adjust("a", Adjust(stock=1, action=Action.INCREMENT))
     (file,) = server.folder.glob("appendonlydir/*.incr.aof")
     server.kill()
     was = file.read_bytes()
@@ -508,36 +511,36 @@ async def some_history(store: StockStore, redis: Any, steps: int) -> None:
     draw = random.Random(6)
     orders: list[tuple[UUID, list[tuple[str, int]]]] = []
     for sku in SKUS:
-        await store.adjust(sku, Adjust(stock=12, action=Action.SET))
-    await store.set_threshold("a", 5)
+        await store.quantities.adjust(sku, Adjust(stock=12, action=Action.SET))
+    await store.quantities.set_threshold("a", 5)
     for number in range(steps):
         lines = [(sku, draw.randint(1, 3)) for sku in draw.sample(SKUS, draw.randint(1, 3))]
         kind = draw.choice(["order", "order", "end", "end", "cart", "adjust", "price", "pass"])
         if kind == "order":
             orders.append((uuid4(), lines))
-            await store.reserve(*orders[-1], uuid4(), taking=draw.choice([None, *CARTS]))
+            await store.holds.reserve(*orders[-1], uuid4(), taking=draw.choice([None, *CARTS]))
         elif kind == "end" and orders:
             order, was = draw.choice(orders)
             step: Any = draw.choice(["commit", "release", "return"])
-            await store.finish(step, order, was, uuid4())
+            await store.holds.finish(step, order, was, uuid4())
         elif kind == "cart":
             with suppress(InsufficientStock, HoldTaken):
-                await store.hold(draw.choice(CARTS), lines)
+                await store.carts.hold(draw.choice(CARTS), lines)
         elif kind == "adjust":
             command = Adjust(stock=draw.randint(0, 9), action=Action.INCREMENT)
-            await store.adjust(draw.choice(SKUS), command, key=str(uuid4()))
+            await store.quantities.adjust(draw.choice(SKUS), command, key=str(uuid4()))
         elif kind == "price":
             price = PriceEntry(
                 currency="EUR", amount_minor=number, valid_until=moment(4_000_000_000_000 + number)
             )
-            await store.edit_prices([(draw.choice(SKUS), "merge", [price])])
+            await store.prices.edit([(draw.choice(SKUS), "merge", [price])])
         elif kind == "pass" and (held := await redis.zrange(f"{S}exp", 0, -1)):
             name = draw.choice(held)
             async with redis.pipeline(transaction=True) as pipe:
                 pipe.hset(f"{S}r:{name}", "exp", "1")
                 pipe.zadd(f"{S}exp", {name: 1})
                 await pipe.execute()
-            await store.expire_due()
+            await store.holds.expire_due()
 
 
 def cuts(data: bytes, every: int) -> list[int]:

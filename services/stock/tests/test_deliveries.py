@@ -65,7 +65,7 @@ async def units_after(redis: Redis, events: Sequence[Event[Fact]]) -> dict[str, 
     store = StockStore(redis, prefix)
     await store.install.make()
     for sku in SKUS:
-        await store.adjust(sku, Adjust(stock=UNITS, action=Action.SET))
+        await store.quantities.adjust(sku, Adjust(stock=UNITS, action=Action.SET))
     for event in events:
         await HANDLERS[type(event.data)](store, event)
     found: dict[str, Any] = {

@@ -184,10 +184,10 @@ async def test_what_is_in_the_journal_may_leave_the_ledger_and_its_index(shop: A
     assert 0 == await shop.redis.llen(slot.moves("chair"))
     await shop.put("chair", 7)
     await shop.books.catch_up()
-    assert [6] == [movement.version for movement in await shop.store.ledger("chair")]
+    assert [6] == [movement.version for movement in await shop.store.quantities.ledger("chair")]
     told = await shop.journal.movements("chair", before=None, limit=10)
     assert [6, 5, 4, 3, 2, 1] == [movement.version for movement in told]
-    assert (await shop.store.ledger("chair")) == told[:1]
+    assert (await shop.store.quantities.ledger("chair")) == told[:1]
     assert [2, 1] == [m.version for m in await shop.journal.movements("chair", before=3, limit=9)]
 
 
@@ -220,8 +220,8 @@ async def test_ended_holds_are_forgotten_when_redis_forgets_them(shop: Any, sql:
     await shop.put("chair", 5, key="a-key-of-sixteen-or-more")
     ended, living = uuid4(), uuid4()
     for order in (ended, living):
-        await shop.store.reserve(order, [("chair", 1)], uuid4())
-    await shop.store.finish("release", ended, [("chair", 1)], uuid4())
+        await shop.store.holds.reserve(order, [("chair", 1)], uuid4())
+    await shop.store.holds.finish("release", ended, [("chair", 1)], uuid4())
     await shop.books.catch_up()
 
     assert 0 == await shop.journal.forget(0, 0)

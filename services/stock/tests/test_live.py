@@ -51,7 +51,7 @@ async def client(settings: Settings, redis: Redis) -> AsyncIterator[aiohttp.Clie
 
 
 async def put(store: StockStore, sku: str, stock: int) -> None:
-    await store.adjust(sku, Adjust(stock=stock, action=Action.SET))
+    await store.quantities.adjust(sku, Adjust(stock=stock, action=Action.SET))
 
 
 async def told(listening: aiohttp.ClientWebSocketResponse) -> tuple[str, dict[str, Any]]:
@@ -388,7 +388,7 @@ async def _climb(store: StockStore, listeners: list[Listener], rungs: int) -> li
     for _ in range(rungs):
         began = loop.time()
         command = Adjust(stock=1, action=Action.INCREMENT)
-        version = (await store.adjust(PROBE, command)).level.version
+        version = (await store.quantities.adjust(PROBE, command)).level.version
         await _until(lambda v=version: all(each.rung == v for each in listeners))
         took += [each.rung_at - began for each in listeners]
     return took
@@ -459,7 +459,7 @@ async def _rush(store: StockStore, skus: list[str]) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(done, done + PER_SECOND // 10):
                 command = Adjust(stock=number % 900, action=Action.SET)
-                group.create_task(store.adjust(skus[number % len(skus)], command))
+                group.create_task(store.quantities.adjust(skus[number % len(skus)], command))
         await asyncio.sleep(max(0.0, start + done / PER_SECOND - loop.time()))
 
 

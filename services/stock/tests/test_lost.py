@@ -35,7 +35,8 @@ from stock.rebuild import Heard, Rebuild
 from stock.scripts import StoreIsEmpty
 from stock.settings import Settings
 from stock.slots import PART
-from stock.store import Offer, StockStore
+from stock.store import StockStore
+from stock.store.offers import Offer
 
 pytestmark = pytest.mark.connected
 
@@ -46,27 +47,29 @@ WEEK_MS = 7 * 86_400_000
 PRICE = PriceEntry(currency="EUR", amount_minor=5)
 
 DEEDS: dict[str, Callable[[StockStore], Awaitable[Any]]] = {
-    "adjust": lambda store: store.adjust("chair", FIVE),
-    "adjust with a key": lambda store: store.adjust("chair", FIVE, key="a-key"),
-    "adjust many": lambda store: store.adjust_many([("chair", FIVE, None), ("desk", FIVE, None)]),
-    "put offers": lambda store: store.put_offers([Offer(sku="chair", prices=[PRICE])]),
-    "threshold": lambda store: store.set_threshold("chair", 3),
-    "prices": lambda store: store.set_prices("chair", [PRICE]),
-    "reserve": lambda store: store.reserve(ORDER, LINES, uuid4()),
-    "reserve with a cart": lambda store: store.reserve(ORDER, LINES, uuid4(), taking=CART),
-    "commit": lambda store: store.finish("commit", ORDER, LINES, uuid4()),
-    "release": lambda store: store.finish("release", ORDER, LINES, uuid4()),
-    "return": lambda store: store.finish("return", ORDER, LINES, uuid4()),
-    "restock": lambda store: store.restock(ORDER, LINES, uuid4()),
-    "hold": lambda store: store.hold(CART, LINES),
-    "extend": lambda store: store.extend(CART),
-    "give back": lambda store: store.release(CART),
-    "what a cart holds": lambda store: store.reservation(CART),
-    "level": lambda store: store.level("chair"),
-    "offer": lambda store: store.offer("chair"),
-    "plan": lambda store: store.plan("chair"),
-    "prices in force": lambda store: store.prices(["chair"]),
-    "ledger": lambda store: store.ledger("chair"),
+    "adjust": lambda store: store.quantities.adjust("chair", FIVE),
+    "adjust with a key": lambda store: store.quantities.adjust("chair", FIVE, key="a-key"),
+    "adjust many": lambda store: store.quantities.adjust_many(
+        [("chair", FIVE, None), ("desk", FIVE, None)]
+    ),
+    "put offers": lambda store: store.offers.put([Offer(sku="chair", prices=[PRICE])]),
+    "threshold": lambda store: store.quantities.set_threshold("chair", 3),
+    "prices": lambda store: store.prices.put("chair", [PRICE]),
+    "reserve": lambda store: store.holds.reserve(ORDER, LINES, uuid4()),
+    "reserve with a cart": lambda store: store.holds.reserve(ORDER, LINES, uuid4(), taking=CART),
+    "commit": lambda store: store.holds.finish("commit", ORDER, LINES, uuid4()),
+    "release": lambda store: store.holds.finish("release", ORDER, LINES, uuid4()),
+    "return": lambda store: store.holds.finish("return", ORDER, LINES, uuid4()),
+    "restock": lambda store: store.holds.restock(ORDER, LINES, uuid4()),
+    "hold": lambda store: store.carts.hold(CART, LINES),
+    "extend": lambda store: store.carts.extend(CART),
+    "give back": lambda store: store.carts.release(CART),
+    "what a cart holds": lambda store: store.carts.reservation(CART),
+    "level": lambda store: store.quantities.level("chair"),
+    "offer": lambda store: store.offers.get("chair"),
+    "plan": lambda store: store.prices.plan("chair"),
+    "prices in force": lambda store: store.prices.in_force(["chair"]),
+    "ledger": lambda store: store.quantities.ledger("chair"),
 }
 
 
@@ -87,8 +90,8 @@ async def test_whatever_is_asked_of_an_empty_redis_waits_and_writes_nothing(
             await deed(store)
             continue
         refused.append(name)
-    await store.expire_due()
-    await store.turn_due()
+    await store.holds.expire_due()
+    await store.prices.turn_due()
 
     assert [*DEEDS] == refused
     assert [] == await keys(redis, settings)
@@ -99,11 +102,11 @@ async def test_parts_of_an_order_whose_home_was_lost_are_kept(
     store: StockStore, redis: Redis, settings: Settings
 ) -> None:
     for sku, _ in LINES:
-        await store.adjust(sku, FIVE)
+        await store.quantities.adjust(sku, FIVE)
     order = uuid4()
     while store.slots.home(order) in {store.slots.at(sku) for sku, _ in LINES}:
         order = uuid4()
-    await store.reserve(order, LINES, uuid4())
+    await store.holds.reserve(order, LINES, uuid4())
     home = store.slots.home(order).partitions.removesuffix("partitions")
     for key in await keys(redis, settings):
         if key.startswith(home):
@@ -114,10 +117,11 @@ async def test_parts_of_an_order_whose_home_was_lost_are_kept(
             await redis.zadd(slot.exp, {name: 1})
 
     with pytest.raises(StoreIsEmpty):
-        await store.expire_due()
+        await store.holds.expire_due()
 
     assert [(4, 1)] * 3 == [
-        (level.available, level.reserved) for level in [await store.level(sku) for sku, _ in LINES]
+        (level.available, level.reserved)
+        for level in [await store.quantities.level(sku) for sku, _ in LINES]
     ]
     assert [] == [key for key in await keys(redis, settings) if key.startswith(home)]
 
@@ -233,9 +237,9 @@ async def test_orders_wait_until_an_emptied_redis_was_filled(
                 return answer.status
 
         async def reserved() -> int:
-            return (await store.level("chair")).reserved
+            return (await store.quantities.level("chair")).reserved
 
-        await store.adjust("chair", FIVE)
+        await store.quantities.adjust("chair", FIVE)
         await shop.place(uuid4())
         await until(reserved, 1)
         await until(ready, 200)

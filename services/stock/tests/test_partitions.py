@@ -24,7 +24,8 @@ from stock.prices import PriceEntry
 from stock.scripts import StoreIsEmpty
 from stock.settings import Settings
 from stock.slots import PART, Slots, rebuilding
-from stock.store import InsufficientStock, StockStore
+from stock.store import StockStore
+from stock.store.problems import InsufficientStock
 
 pytestmark = [pytest.mark.connected, pytest.mark.several]
 
@@ -41,12 +42,12 @@ async def stocked(store: StockStore) -> None:
     """There are five of each."""
     assert PARTITIONS == len(store.slots)
     for sku in SKUS:
-        await store.adjust(sku, Adjust(stock=5, action=Action.SET))
+        await store.quantities.adjust(sku, Adjust(stock=5, action=Action.SET))
 
 
 async def units(store: StockStore) -> list[tuple[int, int]]:
     """Available and reserved of each SKU."""
-    levels = [await store.level(sku) for sku in SKUS]
+    levels = [await store.quantities.level(sku) for sku in SKUS]
     return [(level.available, level.reserved) for level in levels]
 
 
@@ -74,16 +75,16 @@ async def let_end(redis: Any, store: StockStore, name: object) -> None:
 
 def disturbed(store: StockStore, redis: Redis) -> None:
     """The sweep comes between the next taking of units and the decision."""
-    take = store._parts.take
+    take = store.holds._parts.take
 
     async def slow(*asked: Any) -> Taken:
         taken = await take(*asked)
-        store._parts.take = take  # type: ignore[method-assign]  # the second try is undisturbed
+        store.holds._parts.take = take  # type: ignore[method-assign]  # the second try is undisturbed
         await let_parts_pass(redis, store)
-        await store.expire_due()
+        await store.holds.expire_due()
         return taken
 
-    store._parts.take = slow  # type: ignore[method-assign]  # as above
+    store.holds._parts.take = slow  # type: ignore[method-assign]  # as above
 
 
 @contextmanager
@@ -101,14 +102,14 @@ def dying(store: StockStore, step: int) -> Iterator[None]:
 
         return call
 
-    parts, reserve = store._parts, store._reserve
+    parts, reserve = store.holds._parts, store.holds._reserve
     whole = (parts.holding, parts.finishing)
     parts.holding, parts.finishing = map(mortal, whole)
-    store._reserve = mortal(reserve)
+    store.holds._reserve = mortal(reserve)
     with suppress(Died):
         yield
     parts.holding, parts.finishing = whole
-    store._reserve = reserve
+    store.holds._reserve = reserve
 
 
 def test_the_skus_of_these_tests_lie_in_different_partitions() -> None:
@@ -124,13 +125,13 @@ async def test_an_order_over_partitions_is_held_sold_and_returned_once(
     order = uuid4()
     placed, paid, refused = uuid4(), uuid4(), uuid4()
     for _ in range(2):
-        assert await store.reserve(order, LINES, placed) in {"held", "dup"}
+        assert await store.holds.reserve(order, LINES, placed) in {"held", "dup"}
     assert [(4, 1)] * 3 == await units(store)
     for _ in range(2):
-        assert await store.finish("commit", order, LINES, paid) in {"committed", "dup"}
+        assert await store.holds.finish("commit", order, LINES, paid) in {"committed", "dup"}
     assert [(4, 0)] * 3 == await units(store)
     for _ in range(2):
-        assert await store.finish("return", order, LINES, refused) in {"returned", "dup"}
+        assert await store.holds.finish("return", order, LINES, refused) in {"returned", "dup"}
     assert [(5, 0)] * 3 == await units(store)
 
     assert ["held", "committed", "released"] == [
@@ -143,7 +144,7 @@ async def test_a_rejection_names_each_line_that_is_short_and_leaves_no_unit_held
     store: StockStore, redis: Redis
 ) -> None:
     await stocked(store)
-    assert "rejected" == await store.reserve(
+    assert "rejected" == await store.holds.reserve(
         uuid4(), [("chair", 6), ("table", 5), ("desk", 7)], uuid4()
     )
 
@@ -163,11 +164,11 @@ async def test_whoever_dies_while_an_order_is_held_leaves_all_or_nothing(
     await stocked(store)
     order, placed = uuid4(), uuid4()
     with dying(store, step):
-        await store.reserve(order, LINES, placed)
+        await store.holds.reserve(order, LINES, placed)
     if again:
-        assert await store.reserve(order, LINES, placed) in {"held", "dup"}
+        assert await store.holds.reserve(order, LINES, placed) in {"held", "dup"}
     await let_parts_pass(redis, store)
-    await store.expire_due()
+    await store.holds.expire_due()
 
     held = [event.meta.key for event in await told(redis, store)]
     assert held in ([["reservation.held.v1"]] if again else [[], ["reservation.held.v1"]])
@@ -181,18 +182,18 @@ async def test_whoever_dies_while_an_order_ends_leaves_the_rest_to_the_next(
 ) -> None:
     await stocked(store)
     order, cause = uuid4(), uuid4()
-    await store.reserve(order, LINES, uuid4())
+    await store.holds.reserve(order, LINES, uuid4())
     if end == "late":
         await let_end(redis, store, order)
-        assert 1 == await store.expire_due()
+        assert 1 == await store.holds.expire_due()
     op: Any = "release" if end == "release" else "commit"
     with dying(store, step):
-        await store.finish(op, order, LINES, cause)
+        await store.holds.finish(op, order, LINES, cause)
     # what was taken for a commit that is never made is given back
     await let_parts_pass(redis, store)
-    await store.expire_due()
+    await store.holds.expire_due()
 
-    assert await store.finish(op, order, LINES, cause) in {"committed", "released", "dup"}
+    assert await store.holds.finish(op, order, LINES, cause) in {"committed", "released", "dup"}
 
     assert [(5, 0) if op == "release" else (4, 0)] * 3 == await units(store)
     kinds = Counter(event.meta.key for event in await told(redis, store))
@@ -204,10 +205,10 @@ async def test_an_order_that_is_over_gives_back_every_line_once(
 ) -> None:
     await stocked(store)
     order = uuid4()
-    await store.reserve(order, LINES, uuid4())
+    await store.holds.reserve(order, LINES, uuid4())
     await let_end(redis, store, order)
 
-    ended = await asyncio.gather(*(store.expire_due() for _ in range(4)))
+    ended = await asyncio.gather(*(store.holds.expire_due() for _ in range(4)))
 
     assert 1 == sum(ended)
     assert [(5, 0)] * 3 == await units(store)
@@ -221,10 +222,10 @@ async def test_parts_of_an_order_that_is_over_stand_in_nobodys_way(
 ) -> None:
     await stocked(store)
     over = uuid4()
-    await store.reserve(over, [(sku, 5) for sku in SKUS], uuid4())
+    await store.holds.reserve(over, [(sku, 5) for sku in SKUS], uuid4())
     await let_end(redis, store, over)
 
-    assert "held" == await store.reserve(uuid4(), [("desk", 1)], uuid4())
+    assert "held" == await store.holds.reserve(uuid4(), [("desk", 1)], uuid4())
 
     assert [(5, 0), (5, 0), (4, 1)] == await units(store)
 
@@ -232,13 +233,13 @@ async def test_parts_of_an_order_that_is_over_stand_in_nobodys_way(
 async def test_a_part_is_kept_as_long_as_its_order_is_held(store: StockStore, redis: Redis) -> None:
     await stocked(store)
     order = uuid4()
-    await store.reserve(order, LINES, uuid4())
+    await store.holds.reserve(order, LINES, uuid4())
     for _ in range(3):
         await let_parts_pass(redis, store)
-        assert 0 == await store.expire_due()
+        assert 0 == await store.holds.expire_due()
 
     assert [(4, 1)] * 3 == await units(store)
-    assert "committed" == await store.finish("commit", order, LINES, uuid4())
+    assert "committed" == await store.holds.finish("commit", order, LINES, uuid4())
 
 
 async def test_a_decision_that_counts_on_a_part_that_was_given_back_is_made_anew(
@@ -248,7 +249,7 @@ async def test_a_decision_that_counts_on_a_part_that_was_given_back_is_made_anew
     order = uuid4()
     disturbed(store, redis)
 
-    assert "held" == await store.reserve(order, LINES, uuid4())
+    assert "held" == await store.holds.reserve(order, LINES, uuid4())
     assert [(4, 1)] * 3 == await units(store)
 
 
@@ -257,17 +258,17 @@ async def test_a_cancel_between_the_parts_and_the_decision_leaves_nothing_held(
 ) -> None:
     await stocked(store)
     order = uuid4()
-    take = store._parts.take
+    take = store.holds._parts.take
 
     async def slow(*asked: Any) -> Any:
         taken = await take(*asked)
-        store._parts.take = take  # type: ignore[method-assign]  # the second try is undisturbed
-        await store.finish("release", order, LINES, uuid4())
+        store.holds._parts.take = take  # type: ignore[method-assign]  # the second try is undisturbed
+        await store.holds.finish("release", order, LINES, uuid4())
         return taken
 
-    store._parts.take = slow  # type: ignore[method-assign]  # as if the cancel came between
+    store.holds._parts.take = slow  # type: ignore[method-assign]  # as if the cancel came between
 
-    assert "dup" == await store.reserve(order, LINES, uuid4())
+    assert "dup" == await store.holds.reserve(order, LINES, uuid4())
     assert [(5, 0)] * 3 == await units(store)
     assert [] == await told(redis, store)
 
@@ -277,7 +278,7 @@ async def test_of_crossing_orders_as_many_are_held_as_there_are_units(store: Sto
     wanted = [random.sample(SKUS, 3) for _ in range(20)]
 
     outcomes = await asyncio.gather(
-        *(store.reserve(uuid4(), [(sku, 1) for sku in skus], uuid4()) for skus in wanted)
+        *(store.holds.reserve(uuid4(), [(sku, 1) for sku in skus], uuid4()) for skus in wanted)
     )
 
     assert {"held": 5, "rejected": 15} == Counter(outcomes)
@@ -289,20 +290,20 @@ async def test_a_cart_over_partitions_holds_extends_replaces_and_gives_back(
 ) -> None:
     await stocked(store)
     cart = uuid4()
-    await store.hold(cart, [("chair", 2), ("table", 2)], seconds=5)
-    await store.hold(cart, [("table", 1), ("desk", 5)], seconds=5)
+    await store.carts.hold(cart, [("chair", 2), ("table", 2)], seconds=5)
+    await store.carts.hold(cart, [("table", 1), ("desk", 5)], seconds=5)
     assert [(5, 0), (4, 1), (0, 5)] == await units(store)
     with pytest.raises(InsufficientStock) as refused:
-        await store.hold(cart, [("chair", 6), ("table", 9)])
+        await store.carts.hold(cart, [("chair", 6), ("table", 9)])
     assert {"chair": 5, "table": 5} == {
         line["sku"]: line["available"] for line in refused.value.extensions["lines"]
     }
-    await store.extend(cart, seconds=500)
+    await store.carts.extend(cart, seconds=500)
     await let_parts_pass(redis, store)
-    assert 0 == await store.expire_due()
+    assert 0 == await store.holds.expire_due()
     assert [(5, 0), (4, 1), (0, 5)] == await units(store)
 
-    await store.release(cart)
+    await store.carts.release(cart)
 
     assert [(5, 0)] * 3 == await units(store)
 
@@ -310,12 +311,14 @@ async def test_a_cart_over_partitions_holds_extends_replaces_and_gives_back(
 async def test_an_order_gets_what_its_cart_held(store: StockStore) -> None:
     await stocked(store)
     cart, order = uuid4(), uuid4()
-    await store.hold(cart, [(sku, 5) for sku in SKUS])
+    await store.carts.hold(cart, [(sku, 5) for sku in SKUS])
 
-    assert "held" == await store.reserve(order, [(sku, 5) for sku in SKUS], uuid4(), taking=cart)
+    assert "held" == await store.holds.reserve(
+        order, [(sku, 5) for sku in SKUS], uuid4(), taking=cart
+    )
 
     assert [(0, 5)] * 3 == await units(store)
-    assert "taken" == (await store.reservation(cart)).state
+    assert "taken" == (await store.carts.reservation(cart)).state
 
 
 async def test_a_store_that_was_installed_refuses_another_number_of_partitions(
@@ -335,7 +338,7 @@ async def test_a_store_that_is_older_than_the_question_has_one_partition(
 ) -> None:
     old = StockStore(redis, f"{settings.key_prefix}old:")
     await old.install.make()
-    await old.adjust("chair", Adjust(stock=1, action=Action.SET))
+    await old.quantities.adjust("chair", Adjust(stock=1, action=Action.SET))
 
     await redis.delete(old.slots[0].partitions)
 
@@ -365,7 +368,7 @@ async def test_partitions_of_a_store_that_is_older_than_their_marks_are_marked(
     store = StockStore(redis, f"{settings.key_prefix}older:", partitions=4)
     await store.install.make()
     for sku in SKUS:
-        await store.adjust(sku, Adjust(stock=1, action=Action.SET))
+        await store.quantities.adjust(sku, Adjust(stock=1, action=Action.SET))
     used = {store.slots.at(sku).number for sku in SKUS} - {0}
     for number in (1, 2, 3):
         await redis.delete(store.slots[number].partitions)
@@ -380,7 +383,7 @@ async def test_what_a_rebuild_has_not_done_with_is_not_marked(
 ) -> None:
     store = StockStore(redis, f"{settings.key_prefix}half:")
     await store.install.make()
-    await store.adjust("chair", Adjust(stock=1, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=1, action=Action.SET))
     await redis.delete(store.slots[0].partitions)
     await redis.set(rebuilding(store.slots[0]), "filled")
 
@@ -395,15 +398,17 @@ async def test_rows_of_a_job_in_several_partitions_are_each_carried_out_once(
 ) -> None:
     more = Adjust(stock=2, action=Action.INCREMENT)
     changes = [(sku, more, None) for sku in SKUS]
-    outcomes = [await store.adjust_many(changes, job="a-job", rows=[1, 2, 3]) for _ in range(2)]
+    outcomes = [
+        await store.quantities.adjust_many(changes, job="a-job", rows=[1, 2, 3]) for _ in range(2)
+    ]
     prices = [PriceEntry(currency="EUR", amount_minor=5)]
     edits = [(sku, "merge", prices) for sku in SKUS]
-    edited = [await store.edit_prices(edits) for _ in range(2)]  # type: ignore[arg-type]  # a list
+    edited = [await store.prices.edit(edits) for _ in range(2)]  # type: ignore[arg-type]  # a list
 
     assert [(2, 0)] * 3 == await units(store)
     assert [["created"] * 3] * 2 == [[each.change for each in done] for done in outcomes]  # type: ignore[union-attr]  # none was refused
     assert [["created"] * 3, ["unchanged"] * 3] == edited
-    assert SKUS == [priced.sku for priced in await store.prices(SKUS)]
+    assert SKUS == [priced.sku for priced in await store.prices.in_force(SKUS)]
 
 
 async def test_a_refund_puts_back_what_it_names_in_every_partition_once(
@@ -412,28 +417,28 @@ async def test_a_refund_puts_back_what_it_names_in_every_partition_once(
     await stocked(store)
     order, refund = uuid4(), uuid4()
     twice = [(sku, 2) for sku in SKUS]
-    await store.reserve(order, twice, uuid4())
-    assert "early" == await store.restock(order, LINES[:2], refund)
-    await store.finish("commit", order, twice, uuid4())
+    await store.holds.reserve(order, twice, uuid4())
+    assert "early" == await store.holds.restock(order, LINES[:2], refund)
+    await store.holds.finish("commit", order, twice, uuid4())
 
-    assert "restocked" == await store.restock(order, LINES[:2], refund)
-    assert "dup" == await store.restock(order, LINES[:2], refund)
-    assert "conflict" == await store.restock(order, [("chair", 2)], uuid4())
+    assert "restocked" == await store.holds.restock(order, LINES[:2], refund)
+    assert "dup" == await store.holds.restock(order, LINES[:2], refund)
+    assert "conflict" == await store.holds.restock(order, [("chair", 2)], uuid4())
 
     assert [(4, 0), (4, 0), (3, 0)] == await units(store)
 
 
 async def test_nothing_is_decided_before_the_units_were_asked_for(store: StockStore) -> None:
     await stocked(store)
-    take = store._parts.take
+    take = store.holds._parts.take
 
     async def none(*_asked: Any) -> Taken:
-        store._parts.take = take  # type: ignore[method-assign]  # the second try asks
+        store.holds._parts.take = take  # type: ignore[method-assign]  # the second try asks
         return Taken("0")
 
-    store._parts.take = none  # type: ignore[method-assign]  # as if the order had ended before
+    store.holds._parts.take = none  # type: ignore[method-assign]  # as if the order had ended before
 
-    assert "held" == await store.reserve(uuid4(), LINES, uuid4())
+    assert "held" == await store.holds.reserve(uuid4(), LINES, uuid4())
     assert [(4, 1)] * 3 == await units(store)
 
 
@@ -442,12 +447,12 @@ async def test_a_late_commit_that_counts_on_a_part_that_was_given_back_is_made_a
 ) -> None:
     await stocked(store)
     order = uuid4()
-    await store.reserve(order, LINES, uuid4())
+    await store.holds.reserve(order, LINES, uuid4())
     await let_end(redis, store, order)
-    await store.expire_due()
+    await store.holds.expire_due()
     disturbed(store, redis)
 
-    assert "committed" == await store.finish("commit", order, LINES, uuid4())
+    assert "committed" == await store.holds.finish("commit", order, LINES, uuid4())
     assert [(4, 0)] * 3 == await units(store)
 
 
@@ -457,7 +462,7 @@ async def test_a_cart_that_counts_on_a_part_that_was_given_back_holds_anew(
     await stocked(store)
     disturbed(store, redis)
 
-    await store.hold(uuid4(), LINES)
+    await store.carts.hold(uuid4(), LINES)
 
     assert [(4, 1)] * 3 == await units(store)
 
@@ -467,11 +472,11 @@ async def test_a_part_that_was_taken_anew_is_not_given_back_by_who_saw_it_before
 ) -> None:
     await stocked(store)
     order = uuid4()
-    await store.reserve(order, LINES, uuid4())
+    await store.holds.reserve(order, LINES, uuid4())
     slot, part = store.slots.at("chair"), f"{PART}{order}"
     seen = await redis.hgetall(slot.hold(part)) | {"ver": "7"}
 
-    assert "moved" == await store._parts._end(slot, part, "release", seen, ("", ""))
+    assert "moved" == await store.holds._parts._end(slot, part, "release", seen, ("", ""))
     assert [(4, 1)] * 3 == await units(store)
 
 
@@ -483,7 +488,7 @@ async def test_the_units_of_each_partition_are_kept_by_the_holds_that_stand_in_i
     order = uuid4()
     while store.slots.home(order) is not store.slots.at("chair"):
         order = uuid4()
-    await store.reserve(order, LINES, uuid4())
+    await store.holds.reserve(order, LINES, uuid4())
 
     for sku in SKUS:
         slot, kept = store.slots.at(sku), Counter[str]()

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from stock.domain import build
 from stock.prices import PriceEntry, moment
 from stock.settings import Settings
-from stock.store import KEPT_PLANS, StockStore
+from stock.store import StockStore
+from stock.store.price_plans import KEPT_PLANS
 
 pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
@@ -30,29 +31,29 @@ async def told(redis: Any, store: StockStore) -> list[Any]:
 async def test_who_sees_a_boundary_after_another_has_turned_it_tells_nothing(
     store: StockStore, redis: Any, settings: Settings
 ) -> None:
-    await store.set_prices("chair", [euro(100), euro(90, FAR)])
+    await store.prices.put("chair", [euro(100), euro(90, FAR)])
     # as if the worker had listed the boundaries before the other one turned this one
     await redis.zadd(f"{settings.key_prefix}{{s0}}:bounds", {"chair": 1})
 
-    assert 0 == await store.turn_due()
+    assert 0 == await store.prices.turn_due()
 
-    assert 1 == (await store.plan("chair")).version
+    assert 1 == (await store.prices.plan("chair")).version
     assert 1 == len(await told(redis, store))
 
 
 async def test_an_edit_of_what_is_far_away_is_one_though_nothing_in_force_changes(
     store: StockStore, redis: Redis
 ) -> None:
-    await store.set_prices("chair", [euro(100), euro(90, FAR)])
+    await store.prices.put("chair", [euro(100), euro(90, FAR)])
 
-    changed = await store.set_prices("chair", [euro(100), euro(90, FAR), euro(80, FAR + HOUR)])
+    changed = await store.prices.put("chair", [euro(100), euro(90, FAR), euro(80, FAR + HOUR)])
 
     assert (2, [100, 90, 80]) == (changed.version, [each.amount_minor for each in changed.prices])
     assert 2 == len(await told(redis, store))
 
 
 async def amounts(store: StockStore, at: datetime) -> list[int] | None:
-    found = await store.prices(["chair"], at)
+    found = await store.prices.in_force(["chair"], at)
     return [price.amount_minor for price in found[0].prices] if found else None
 
 
@@ -72,9 +73,9 @@ async def test_the_past_is_what_held_then_whatever_was_edited_since(
 ) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     week, day = now - 7 * 24 * HOUR, now - 24 * HOUR
-    await store.set_prices("chair", [euro(100)])
-    await store.set_prices("chair", [euro(120), euro(90, now + HOUR, now + 2 * HOUR)])
-    await store.set_prices("chair", [euro(150), euro(140, FAR)])
+    await store.prices.put("chair", [euro(100)])
+    await store.prices.put("chair", [euro(120), euro(90, now + HOUR, now + 2 * HOUR)])
+    await store.prices.put("chair", [euro(150), euro(140, FAR)])
     # the second plan had a promotion for an hour, long over
     key = f"{settings.key_prefix}{{s0}}:plans:chair"
     began, ended = [int((day - hours * HOUR).timestamp() * 1000) for hours in (48, 47)]
@@ -93,7 +94,7 @@ async def test_the_past_is_what_held_then_whatever_was_edited_since(
     assert [140] == await amounts(store, FAR)
 
     async def until(at: datetime) -> datetime | None:
-        return (await store.prices(["chair"], at))[0].valid_until
+        return (await store.prices.in_force(["chair"], at))[0].valid_until
 
     assert [week + 24 * HOUR, day - 47 * HOUR, day, FAR, None] == [
         await until(at) for at in (week, day - 48 * HOUR, day - 47 * HOUR, now - HOUR, FAR)
@@ -104,13 +105,13 @@ async def test_an_edit_that_changes_nothing_and_a_boundary_leave_no_past(
     store: StockStore, redis: Any, settings: Settings
 ) -> None:
     slot = f"{settings.key_prefix}{{s0}}:"
-    await store.set_prices("chair", [euro(100), euro(90, FAR)])
+    await store.prices.put("chair", [euro(100), euro(90, FAR)])
     first = await redis.hmget(f"{slot}price:chair", ("first", "since"))
-    await store.set_prices("chair", [euro(100), euro(90, FAR)])
+    await store.prices.put("chair", [euro(100), euro(90, FAR)])
     await redis.hset(f"{slot}price:chair", "plan", "EUR::1:100:;EUR::1:90::1000:::")
     await redis.zadd(f"{slot}bounds", {"chair": 1000})
 
-    assert 1 == await store.turn_due()
+    assert 1 == await store.prices.turn_due()
 
     assert 0 == await redis.llen(f"{slot}plans:chair")
     assert first == await redis.hmget(f"{slot}price:chair", ("first", "since"))
@@ -122,11 +123,11 @@ async def test_of_a_past_that_is_forgotten_it_is_said_how_far_back_it_is_known(
 ) -> None:
     key = f"{settings.key_prefix}{{s0}}:plans:chair"
     for amount in range(KEPT_PLANS + 3):
-        await store.set_prices("chair", [euro(amount)])
+        await store.prices.put("chair", [euro(amount)])
     oldest = moment((await redis.lindex(key, 0)).partition("|")[0])
     await redis.hset(f"{settings.key_prefix}{{s0}}:price:chair", "first", "1000")
 
-    (found,) = await store.prices(["chair"], datetime(2020, 1, 1, tzinfo=UTC))
+    (found,) = await store.prices.in_force(["chair"], datetime(2020, 1, 1, tzinfo=UTC))
 
     assert KEPT_PLANS == await redis.llen(key)
     assert "2" == (await redis.lindex(key, 0)).split(":")[3]
@@ -137,15 +138,15 @@ async def test_without_its_past_a_plan_is_known_from_its_own_time_on(
     store: StockStore, redis: Any, settings: Settings
 ) -> None:
     slot = f"{settings.key_prefix}{{s0}}:"
-    await store.set_prices("chair", [euro(100)])
-    await store.set_prices("chair", [euro(110)])
+    await store.prices.put("chair", [euro(100)])
+    await store.prices.put("chair", [euro(110)])
     # as after a rebuild: the hash is whole, the plans before it are gone
     await redis.delete(f"{slot}plans:chair")
     await redis.hset(f"{slot}price:chair", "first", "1000")
     since = moment(await redis.hget(f"{slot}price:chair", "since"))
 
-    (before,) = await store.prices(["chair"], since - HOUR)
-    (now,) = await store.prices(["chair"], since)
+    (before,) = await store.prices.in_force(["chair"], since - HOUR)
+    (now,) = await store.prices.in_force(["chair"], since)
 
     assert ([], since) == (before.prices, before.known_from)
     assert [110] == [price.amount_minor for price in now.prices]

@@ -52,7 +52,9 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
 
         async def change(numbers: range) -> None:
             for i in numbers:
-                await store.adjust(f"relay-{i % SKUS}", Adjust(stock=1, action=Action.INCREMENT))
+                await store.quantities.adjust(
+                    f"relay-{i % SKUS}", Adjust(stock=1, action=Action.INCREMENT)
+                )
 
         async def take(message: AbstractIncomingMessage) -> None:
             event = envelope.decode(message.body)
@@ -98,7 +100,7 @@ async def test_a_killed_relay_loses_no_event_of_1000_changes(
 async def test_the_worker_holds_an_order_that_was_placed_and_stops_when_asked(
     store: StockStore, settings: Settings, broker_url: str
 ) -> None:
-    await store.adjust("chair", Adjust(stock=5, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=5, action=Action.SET))
     order = OrderPlacedV1(
         order_id=uuid7(),
         lines=[PricedLine(sku="chair", qty=2, name="Chair", unit_minor=1999)],
@@ -117,7 +119,7 @@ async def test_the_worker_holds_an_order_that_was_placed_and_stops_when_asked(
                 )
                 await exchange.publish(message, routing_key=event.meta.key)
         async with asyncio.timeout(90):
-            while (await store.level("chair")).reserved != 2:
+            while (await store.quantities.level("chair")).reserved != 2:
                 await asyncio.sleep(0.05)
         worker.terminate()
 
@@ -126,4 +128,4 @@ async def test_the_worker_holds_an_order_that_was_placed_and_stops_when_asked(
         if worker.returncode is None:
             worker.kill()
             await worker.wait()
-    assert 2 == (await store.level("chair")).version
+    assert 2 == (await store.quantities.level("chair")).version

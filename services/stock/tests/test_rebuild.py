@@ -17,7 +17,7 @@ from stock.domain import build
 from stock.prices import PriceEntry, moment
 from stock.rebuild import Heard, NotEmpty, Rebuild, heard
 from stock.settings import Settings
-from stock.store import KEPT_PLANS
+from stock.store.price_plans import KEPT_PLANS
 
 pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
@@ -66,15 +66,15 @@ async def test_every_price_of_the_past_is_told_as_before(shop: Any) -> None:
             PriceEntry(currency="EUR", amount_minor=n),
             PriceEntry(currency="EUR", amount_minor=1, promotion="sale", valid_until=ends),
         ]
-        await shop.store.set_prices(sku, prices[draw.randint(0, 1) :])
-        await shop.store.turn_due()
+        await shop.store.prices.put(sku, prices[draw.randint(0, 1) :])
+        await shop.store.prices.turn_due()
         if not n % 7:
             await shop.books.catch_up()
     await shop.books.catch_up()
     plans = [await shop.redis.lrange(shop.store.slots[0].plans(sku), 0, -1) for sku in skus]
     turns = sorted({int(text.partition("|")[0]) for texts in plans for text in texts})
     times = [moment(at + more) for at in (turns[0] - 9_000, *turns) for more in (-1, 0, 1, 15)]
-    before = [await shop.store.prices(skus, at) for at in times]
+    before = [await shop.store.prices.in_force(skus, at) for at in times]
     await shop.empty()
 
     done = await rebuilding(shop).run(Heard())
@@ -82,7 +82,7 @@ async def test_every_price_of_the_past_is_told_as_before(shop: Any) -> None:
     assert done.plans > KEPT_PLANS == max(map(len, plans))
     assert plans == [await shop.redis.lrange(shop.store.slots[0].plans(sku), 0, -1) for sku in skus]
     for at, prices in zip(times, before, strict=True):
-        assert prices == await shop.store.prices(skus, at)
+        assert prices == await shop.store.prices.in_force(skus, at)
 
 
 async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(shop: Any) -> None:
@@ -90,18 +90,18 @@ async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(sh
     lines = [("chair", 2), ("table", 1)]
     await shop.put("chair", 5)
     await shop.put("table", 5)
-    await shop.store.reserve(order, lines, uuid4())
-    await shop.store.hold(cart, [("chair", 1)])
-    await shop.store.reserve(expiring, [("table", 1)], uuid4())
+    await shop.store.holds.reserve(order, lines, uuid4())
+    await shop.store.carts.hold(cart, [("chair", 1)])
+    await shop.store.holds.reserve(expiring, [("table", 1)], uuid4())
     await shop.books.catch_up()
     old = await shop.redis.xrange(shop.store.slots[0].outbox)
     await shop.empty()
     await rebuilding(shop).run(Heard())
 
-    assert "committed" == await shop.store.finish("commit", order, lines, uuid4())
-    assert "dup" == await shop.store.reserve(order, lines, uuid4())
-    await shop.store.release(cart)
-    level = await shop.store.level("chair")
+    assert "committed" == await shop.store.holds.finish("commit", order, lines, uuid4())
+    assert "dup" == await shop.store.holds.reserve(order, lines, uuid4())
+    await shop.store.carts.release(cart)
+    level = await shop.store.quantities.level("chair")
     assert (3, 0, 5) == (level.available, level.reserved, level.version)
     waiting = [build(fields) for _, fields in await shop.redis.xrange(shop.store.slots[0].outbox)]
     assert [fields["id"] for _, fields in old] == [str(e.meta.id) for e in waiting[: len(old)]]
@@ -111,24 +111,24 @@ async def test_what_comes_after_a_rebuild_finds_its_holds_and_rising_versions(sh
         if event.meta.subject == "chair" and event.meta.key == "stock.changed.v1"
     ]
     assert [1, 2, 3, 4, 5] == versions
-    assert [5, 4, 3, 2, 1] == [each.version for each in await shop.store.ledger("chair")]
+    assert [5, 4, 3, 2, 1] == [each.version for each in await shop.store.quantities.ledger("chair")]
     await shop.bookkeeper().catch_up()
     told = await shop.journal.movements("chair", before=None, limit=9)
-    assert told == await shop.store.ledger("chair")
+    assert told == await shop.store.quantities.ledger("chair")
 
 
 async def test_an_event_that_moved_units_stays_handled(shop: Any) -> None:
     order, refund = uuid4(), uuid4()
     await shop.put("chair", 5)
-    await shop.store.reserve(order, [("chair", 3)], uuid4())
-    await shop.store.finish("commit", order, [("chair", 3)], uuid4())
-    await shop.store.restock(order, [("chair", 1)], refund)
+    await shop.store.holds.reserve(order, [("chair", 3)], uuid4())
+    await shop.store.holds.finish("commit", order, [("chair", 3)], uuid4())
+    await shop.store.holds.restock(order, [("chair", 1)], refund)
     await shop.books.catch_up()
     await shop.empty()
     await rebuilding(shop).run(Heard())
 
-    assert "dup" == await shop.store.restock(order, [("chair", 1)], refund)
-    assert 3 == (await shop.store.level("chair")).available
+    assert "dup" == await shop.store.holds.restock(order, [("chair", 1)], refund)
+    assert 3 == (await shop.store.quantities.level("chair")).available
 
 
 async def test_what_has_left_the_outbox_is_not_told_again(shop: Any) -> None:
@@ -176,11 +176,11 @@ async def test_what_others_heard_of_lost_changes_is_told_anew_above_their_versio
     slot = shop.store.slots[0]
     price = PriceEntry(currency="EUR", amount_minor=5)
     await shop.put("chair", 1)
-    await shop.store.set_prices("chair", [price])
+    await shop.store.prices.put("chair", [price])
     await shop.books.catch_up()
     await shop.put("chair", 2)
     await shop.put("table", 1)
-    await shop.store.set_prices("chair", [replace(price, amount_minor=6)])
+    await shop.store.prices.put("chair", [replace(price, amount_minor=6)])
     async with connected(new_broker_url, "tests") as connection:
         channel = await confirming(connection)
         exchange = await channel.get_exchange("stock.events")
@@ -206,7 +206,7 @@ async def test_what_others_heard_of_lost_changes_is_told_anew_above_their_versio
     await shop.bookkeeper().catch_up()
     versions = [m.version for m in await shop.journal.movements("chair", before=None, limit=9)]
     assert [4, 3, 1] == versions
-    assert 4 == (await shop.store.level("chair")).version
+    assert 4 == (await shop.store.quantities.level("chair")).version
 
 
 async def test_a_redis_that_has_anything_is_left_alone(shop: Any) -> None:
@@ -233,6 +233,6 @@ async def test_a_short_ledger_comes_back_short_and_goes_on(shop: Any) -> None:
 
     assert 0 == done.movements
     await shop.put("chair", 4)
-    assert [4] == [each.version for each in await shop.store.ledger("chair")]
+    assert [4] == [each.version for each in await shop.store.quantities.ledger("chair")]
     await shop.bookkeeper().catch_up()
     assert 4 == len(await shop.journal.movements("chair", before=None, limit=9))

@@ -37,9 +37,9 @@ async def sold(store: StockStore, lines: list[tuple[str, int]] = TWO) -> UUID:
     """An order that has bought these lines, of 5 units each."""
     order = uuid4()
     for sku, _ in lines:
-        await store.adjust(sku, Adjust(stock=5, action=Action.SET))
-    await store.reserve(order, lines, uuid4())
-    await store.finish("commit", order, lines, uuid4())
+        await store.quantities.adjust(sku, Adjust(stock=5, action=Action.SET))
+    await store.holds.reserve(order, lines, uuid4())
+    await store.holds.finish("commit", order, lines, uuid4())
     return order
 
 
@@ -72,11 +72,11 @@ async def test_returned_units_are_for_sale_again_once_with_their_cause(
     order, cause = await sold(store), uuid4()
     before = len(await told(redis, store))
 
-    assert "restocked" == await store.restock(order, [("chair", 1)], cause)
-    assert "dup" == await store.restock(order, [("chair", 1)], cause)
+    assert "restocked" == await store.holds.restock(order, [("chair", 1)], cause)
+    assert "dup" == await store.holds.restock(order, [("chair", 1)], cause)
 
     assert [4, 0, 1] == await counters(redis, settings)
-    movement = (await store.ledger("chair"))[0]
+    movement = (await store.quantities.ledger("chair"))[0]
     assert ("restock", order, str(cause)) == (movement.op, movement.order_id, movement.cause)
     (event,) = (await told(redis, store))[before:]
     data: Any = event.data
@@ -100,7 +100,7 @@ async def test_parcels_come_back_one_by_one_and_never_more_than_were_sold(
         ([("chair", 1)], "conflict"),
         ([("table", 1)], "conflict"),
     ):
-        assert answer == await store.restock(order, lines, uuid4()), lines
+        assert answer == await store.holds.restock(order, lines, uuid4()), lines
 
     # what another order has bought stays sold
     assert [5, 0, 2] == await counters(redis, settings)
@@ -121,22 +121,22 @@ async def test_a_refusal_changes_nothing_even_when_other_lines_would_fit(
     order = await sold(store, [("chair", 2), ("table", 1)])
     cause = uuid4()
 
-    assert "conflict" == await store.restock(order, [("chair", 1), ("table", 2)], cause)
+    assert "conflict" == await store.holds.restock(order, [("chair", 1), ("table", 2)], cause)
 
     assert [3, 0, 2] == await counters(redis, settings)
-    assert "restocked" == await store.restock(order, [("chair", 1), ("table", 1)], cause)
+    assert "restocked" == await store.holds.restock(order, [("chair", 1), ("table", 1)], cause)
 
 
 async def test_what_is_not_sold_yet_cannot_come_back(
     store: StockStore, redis: Redis, settings: Settings
 ) -> None:
-    await store.adjust("chair", Adjust(stock=5, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=5, action=Action.SET))
     order, cause = uuid4(), uuid4()
-    await store.reserve(order, TWO, uuid4())
+    await store.holds.reserve(order, TWO, uuid4())
 
-    assert "early" == await store.restock(order, TWO, cause)
-    await store.finish("commit", order, TWO, uuid4())
-    assert "restocked" == await store.restock(order, TWO, cause)
+    assert "early" == await store.holds.restock(order, TWO, cause)
+    await store.holds.finish("commit", order, TWO, uuid4())
+    assert "restocked" == await store.holds.restock(order, TWO, cause)
 
     assert [5, 0, 0] == await counters(redis, settings)
 
@@ -146,15 +146,15 @@ async def test_an_order_that_keeps_nothing_has_nothing_to_give_back(
     store: StockStore, redis: Redis, settings: Settings, end: Any
 ) -> None:
     order, other = await sold(store), uuid4()
-    await store.reserve(other, TWO, uuid4())
+    await store.holds.reserve(other, TWO, uuid4())
     if end == "return":
-        await store.finish("commit", other, TWO, uuid4())
-    await store.finish(end, other, TWO, uuid4())
+        await store.holds.finish("commit", other, TWO, uuid4())
+    await store.holds.finish(end, other, TWO, uuid4())
 
-    assert "conflict" == await store.restock(other, TWO, uuid4())
+    assert "conflict" == await store.holds.restock(other, TWO, uuid4())
 
     assert [3, 0, 2] == await counters(redis, settings)
-    assert "restocked" == await store.restock(order, TWO, uuid4())
+    assert "restocked" == await store.holds.restock(order, TWO, uuid4())
 
 
 async def test_a_refund_after_the_sale_was_forgotten_is_taken_at_its_word(
@@ -164,8 +164,8 @@ async def test_a_refund_after_the_sale_was_forgotten_is_taken_at_its_word(
     hold = f"{settings.key_prefix}{{s0}}:r:{order}"
     await redis.delete(hold)
 
-    assert "conflict" == await store.restock(order, [("chair", 3)], uuid4())
-    assert "restocked" == await store.restock(order, TWO, uuid4())
+    assert "conflict" == await store.holds.restock(order, [("chair", 3)], uuid4())
+    assert "restocked" == await store.holds.restock(order, TWO, uuid4())
 
     assert [5, 0, 0] == await counters(redis, settings)
     assert 0 == await redis.exists(hold)
@@ -175,11 +175,11 @@ async def test_what_came_back_in_part_does_not_come_back_as_a_whole(
     store: StockStore, redis: Redis, settings: Settings
 ) -> None:
     order = await sold(store)
-    await store.restock(order, [("chair", 1)], uuid4())
+    await store.holds.restock(order, [("chair", 1)], uuid4())
 
-    assert "conflict" == await store.finish("return", order, TWO, uuid4())
-    assert "conflict" == await store.finish("release", order, TWO, uuid4())
-    assert "again" == await store.finish("commit", order, TWO, uuid4())
+    assert "conflict" == await store.holds.finish("return", order, TWO, uuid4())
+    assert "conflict" == await store.holds.finish("release", order, TWO, uuid4())
+    assert "again" == await store.holds.finish("commit", order, TWO, uuid4())
 
     assert [4, 0, 1] == await counters(redis, settings)
 
@@ -198,7 +198,7 @@ async def test_the_event_of_a_refund_is_handled_once_and_parked_when_it_cannot_b
     assert [5, 0, 0] == await counters(redis, settings)
     with pytest.raises(Permanent):
         await handle(store, refunded(order, [Line(sku="chair", qty=1)]))
-    await store.reserve(unsold, TWO, uuid4())
+    await store.holds.reserve(unsold, TWO, uuid4())
     with pytest.raises(TooEarly):
         await handle(store, refunded(unsold, [Line(sku="chair", qty=1)]))
 
@@ -221,9 +221,9 @@ def placed(order: UUID, reservation: UUID | None, qty: int = 2) -> Event[Fact]:
 async def test_an_order_takes_over_the_last_units_that_its_cart_holds(
     store: StockStore, redis: Redis, settings: Settings
 ) -> None:
-    await store.adjust("chair", Adjust(stock=2, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=2, action=Action.SET))
     cart, order, rival = uuid4(), uuid4(), uuid4()
-    await store.hold(cart, TWO)
+    await store.carts.hold(cart, TWO)
     handle = HANDLERS[OrderPlacedV1]
 
     await handle(store, placed(rival, None))
@@ -232,7 +232,7 @@ async def test_an_order_takes_over_the_last_units_that_its_cart_holds(
     await handle(store, event)
 
     assert [0, 2, 0] == await counters(redis, settings)
-    assert "taken" == (await store.reservation(cart)).state
+    assert "taken" == (await store.carts.reservation(cart)).state
     assert [(rival, "reservation.rejected.v1"), (order, "reservation.held.v1")] == [
         (UUID(event.meta.subject), event.meta.key)
         for event in await told(redis, store)
@@ -243,14 +243,14 @@ async def test_an_order_takes_over_the_last_units_that_its_cart_holds(
 async def test_a_reservation_that_is_over_or_unknown_leaves_an_ordinary_order(
     store: StockStore, redis: Redis, settings: Settings
 ) -> None:
-    await store.adjust("chair", Adjust(stock=2, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=2, action=Action.SET))
     cart = uuid4()
-    await store.hold(cart, TWO)
-    await store.release(cart)
+    await store.carts.hold(cart, TWO)
+    await store.carts.release(cart)
     handle = HANDLERS[OrderPlacedV1]
 
     await handle(store, placed(uuid4(), cart, qty=1))
     await handle(store, placed(uuid4(), uuid4(), qty=1))
 
     assert [0, 2, 0] == await counters(redis, settings)
-    assert "released" == (await store.reservation(cart)).state
+    assert "released" == (await store.carts.reservation(cart)).state

@@ -136,8 +136,8 @@ async def rush(
 async def sell(store: StockStore, sku: str, reservation: UUID) -> None:
     """What stock does for the order of a buyer who pays."""
     order = uuid4()
-    assert "held" == await store.reserve(order, [(sku, 1)], uuid4(), taking=reservation)
-    assert "committed" == await store.finish("commit", order, [(sku, 1)], uuid4())
+    assert "held" == await store.holds.reserve(order, [(sku, 1)], uuid4(), taking=reservation)
+    assert "committed" == await store.holds.finish("commit", order, [(sku, 1)], uuid4())
 
 
 @pytest.mark.parametrize(
@@ -169,19 +169,19 @@ async def test_a_rush_sells_exactly_the_units_there_are(
             async with connect(patient) as redis:
                 store = StockStore(redis)
                 await store.install.make()
-                await store.adjust(sku, Adjust(stock=size.units, action=Action.SET))
+                await store.quantities.adjust(sku, Adjust(stock=size.units, action=Action.SET))
                 answers = await rush(urls, sku, size.buyers, restart if restarts else None)
 
                 assert {201: size.units, 409: size.buyers - size.units} == Counter(answers.values())
             async with connect(patient) as redis:
                 store = StockStore(redis)
-                held = await store.level(sku)
+                held = await store.quantities.level(sku)
                 assert (0, size.units) == (held.available, held.reserved)
 
                 for reservation in [id_ for id_, status in answers.items() if status == 201]:
                     await sell(store, sku, reservation)
 
-                level = await store.level(sku)
+                level = await store.quantities.level(sku)
                 assert (0, 0) == (level.available, level.reserved)
                 sold = await cast("Any", redis).hget(store.slots[0].quantity(sku), "sold")
                 assert size.units == int(sold)

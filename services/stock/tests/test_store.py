@@ -24,13 +24,13 @@ from stock.domain import Action, Adjust, Level, Movement, build
 from stock.prices import PriceEntry, moment
 from stock.settings import Settings
 from stock.slots import PART
-from stock.store import (
+from stock.store import StockStore
+from stock.store.offers import Offer
+from stock.store.problems import (
     HoldOver,
     HoldTaken,
     InsufficientStock,
     KeyReused,
-    Offer,
-    StockStore,
     TooManyUnits,
     UnknownHold,
     UnknownSku,
@@ -49,12 +49,12 @@ def put(action: Action, stock: int) -> Adjust:
 
 async def stocked(store: StockStore, **units: int) -> None:
     for sku, stock in units.items():
-        await store.adjust(sku, put(Action.SET, stock))
+        await store.quantities.adjust(sku, put(Action.SET, stock))
 
 
 async def numbers(store: StockStore, sku: str) -> tuple[int, int, int]:
     """Available, reserved, version."""
-    found = await store.level(sku)
+    found = await store.quantities.level(sku)
     return found.available, found.reserved, found.version
 
 
@@ -94,24 +94,24 @@ async def expiring(redis: Any, store: StockStore) -> set[str]:
 
 async def test_an_unknown_sku_has_no_level(store: StockStore) -> None:
     with pytest.raises(UnknownSku):
-        await store.level("chair")
+        await store.quantities.level("chair")
 
 
 async def test_units_are_set_incremented_and_decremented(store: StockStore) -> None:
-    await store.adjust("chair", put(Action.SET, 5))
-    await store.adjust("chair", put(Action.INCREMENT, 3))
-    adjusted = await store.adjust("chair", put(Action.DECREMENT, 1))
+    await store.quantities.adjust("chair", put(Action.SET, 5))
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 3))
+    adjusted = await store.quantities.adjust("chair", put(Action.DECREMENT, 1))
 
     expected = Level(sku="chair", stock=7, on_hand=7, reserved=0, available=7, version=3)
     assert expected == adjusted.level
-    assert expected == await store.level("chair")
+    assert expected == await store.quantities.level("chair")
 
 
 async def test_set_means_on_hand_so_that_reserved_units_stay(store: StockStore) -> None:
     await stocked(store, chair=5)
-    await store.reserve(uuid4(), [("chair", 2)], uuid4())
+    await store.holds.reserve(uuid4(), [("chair", 2)], uuid4())
 
-    adjusted = await store.adjust("chair", put(Action.SET, 10))
+    adjusted = await store.quantities.adjust("chair", put(Action.SET, 10))
 
     assert (10, 2, 8) == (
         adjusted.level.on_hand,
@@ -122,15 +122,15 @@ async def test_set_means_on_hand_so_that_reserved_units_stay(store: StockStore) 
 
 async def test_stock_never_goes_below_zero(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=2)
-    await store.reserve(uuid4(), [("chair", 1)], uuid4())
+    await store.holds.reserve(uuid4(), [("chair", 1)], uuid4())
     before = await told(redis, store)
 
     with pytest.raises(InsufficientStock) as refused:
-        await store.adjust("chair", put(Action.DECREMENT, 2))
+        await store.quantities.adjust("chair", put(Action.DECREMENT, 2))
     with pytest.raises(InsufficientStock):
-        await store.adjust("chair", put(Action.SET, 0))
+        await store.quantities.adjust("chair", put(Action.SET, 0))
     with pytest.raises(InsufficientStock):
-        await store.adjust("table", put(Action.DECREMENT, 1))
+        await store.quantities.adjust("table", put(Action.DECREMENT, 1))
 
     assert {"available": 1} == refused.value.extensions
     assert (1, 1, 2) == await numbers(store, "chair")
@@ -142,11 +142,11 @@ async def test_a_change_that_changes_nothing_leaves_no_trace(
 ) -> None:
     await stocked(store, chair=5)
 
-    await store.adjust("chair", put(Action.SET, 5))
-    await store.adjust("chair", put(Action.INCREMENT, 0))
+    await store.quantities.adjust("chair", put(Action.SET, 5))
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 0))
 
     assert (5, 0, 1) == await numbers(store, "chair")
-    assert 1 == len(await store.ledger("chair"))
+    assert 1 == len(await store.quantities.ledger("chair"))
     assert ["stock.changed.v1"] == await told(redis, store)
 
 
@@ -162,9 +162,9 @@ async def test_setting_an_unknown_sku_to_zero_makes_it_known(
 async def test_repeating_a_command_with_its_key_changes_nothing(
     store: StockStore, redis: Redis
 ) -> None:
-    first = await store.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
-    await store.adjust("chair", put(Action.DECREMENT, 1))
-    second = await store.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
+    first = await store.quantities.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
+    await store.quantities.adjust("chair", put(Action.DECREMENT, 1))
+    second = await store.quantities.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
 
     assert (False, True) == (first.replayed, second.replayed)
     assert first.level == second.level
@@ -176,61 +176,63 @@ async def test_repeating_a_set_that_changed_nothing_still_changes_nothing(
     store: StockStore,
 ) -> None:
     await stocked(store, chair=5)
-    await store.adjust("chair", put(Action.SET, 5), key=KEY)
-    await store.adjust("chair", put(Action.DECREMENT, 1))
+    await store.quantities.adjust("chair", put(Action.SET, 5), key=KEY)
+    await store.quantities.adjust("chair", put(Action.DECREMENT, 1))
 
-    await store.adjust("chair", put(Action.SET, 5), key=KEY)
+    await store.quantities.adjust("chair", put(Action.SET, 5), key=KEY)
 
     assert (4, 0, 2) == await numbers(store, "chair")
 
 
 @pytest.mark.everywhere
 async def test_a_key_serves_one_command_only(store: StockStore) -> None:
-    await store.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 5), key=KEY)
 
     with pytest.raises(KeyReused):
-        await store.adjust("chair", put(Action.INCREMENT, 6), key=KEY)
+        await store.quantities.adjust("chair", put(Action.INCREMENT, 6), key=KEY)
     with pytest.raises(KeyReused):
-        await store.adjust("table", put(Action.INCREMENT, 5), key=KEY)
+        await store.quantities.adjust("table", put(Action.INCREMENT, 5), key=KEY)
 
 
 async def test_a_refused_command_may_be_tried_again_with_its_key(store: StockStore) -> None:
     with pytest.raises(InsufficientStock):
-        await store.adjust("chair", put(Action.DECREMENT, 1), key=KEY)
+        await store.quantities.adjust("chair", put(Action.DECREMENT, 1), key=KEY)
     await stocked(store, chair=1)
 
-    await store.adjust("chair", put(Action.DECREMENT, 1), key=KEY)
+    await store.quantities.adjust("chair", put(Action.DECREMENT, 1), key=KEY)
 
     assert (0, 0, 2) == await numbers(store, "chair")
 
 
 async def test_large_numbers_keep_every_digit(store: StockStore, redis: Redis) -> None:
     largest = 2**53 - 1
-    await store.adjust("chair", put(Action.SET, largest))
+    await store.quantities.adjust("chair", put(Action.SET, largest))
 
     with pytest.raises(TooManyUnits):
-        await store.adjust("chair", put(Action.INCREMENT, 1))
+        await store.quantities.adjust("chair", put(Action.INCREMENT, 1))
 
     assert (largest, 0, 1) == await numbers(store, "chair")
-    assert largest == (await store.ledger("chair"))[0].available
+    assert largest == (await store.quantities.ledger("chair"))[0].available
     assert [largest] == [event.data.on_hand for event in await events(redis, store)]  # type: ignore[attr-defined]  # a StockChangedV1
 
 
 async def test_the_ledger_is_read_backwards_page_by_page(store: StockStore) -> None:
     for _ in range(5):
-        await store.adjust("chair", Adjust(stock=1, action=Action.INCREMENT, reason="delivery"))
+        await store.quantities.adjust(
+            "chair", Adjust(stock=1, action=Action.INCREMENT, reason="delivery")
+        )
     await stocked(store, table=1)
 
     def versions(page: list[Movement]) -> list[int]:
         return [movement.version for movement in page]
 
-    assert [5, 4] == versions(await store.ledger("chair", limit=2))
-    assert [3, 2] == versions(await store.ledger("chair", before=4, limit=2))
-    assert [1] == versions(await store.ledger("chair", before=2, limit=2))
-    assert [] == await store.ledger("chair", before=1, limit=2)
-    assert "delivery" == (await store.ledger("chair", limit=1))[0].reason
+    assert [5, 4] == versions(await store.quantities.ledger("chair", limit=2))
+    assert [3, 2] == versions(await store.quantities.ledger("chair", before=4, limit=2))
+    assert [1] == versions(await store.quantities.ledger("chair", before=2, limit=2))
+    assert [] == await store.quantities.ledger("chair", before=1, limit=2)
+    assert "delivery" == (await store.quantities.ledger("chair", limit=1))[0].reason
     with pytest.raises(UnknownSku):
-        await store.ledger("sofa")
+        await store.quantities.ledger("sofa")
 
 
 # --- reserve
@@ -241,7 +243,7 @@ async def test_a_hold_moves_every_line_and_tells_of_each(store: StockStore, redi
     await stocked(store, chair=5, table=1)
     order, cause = uuid4(), uuid4()
 
-    assert "held" == await store.reserve(
+    assert "held" == await store.holds.reserve(
         order, [("table", 1), ("chair", 1), ("chair", 2)], cause, "00-a-b-01"
     )
 
@@ -268,7 +270,7 @@ async def test_one_short_line_holds_nothing_and_names_the_shortage(
     await stocked(store, chair=5, table=1)
     order = uuid4()
 
-    assert "rejected" == await store.reserve(
+    assert "rejected" == await store.holds.reserve(
         order, [("chair", 1), ("table", 2), ("sofa", 1)], uuid4()
     )
 
@@ -286,10 +288,10 @@ async def test_an_order_is_decided_once_by_event_and_by_order(
     await stocked(store, chair=5)
     order, cause = uuid4(), uuid4()
 
-    assert "held" == await store.reserve(order, [("chair", 1)], cause)
+    assert "held" == await store.holds.reserve(order, [("chair", 1)], cause)
     count = len(await told(redis, store))
-    assert "dup" == await store.reserve(order, [("chair", 1)], cause)
-    assert "dup" == await store.reserve(order, [("chair", 1)], uuid4())
+    assert "dup" == await store.holds.reserve(order, [("chair", 1)], cause)
+    assert "dup" == await store.holds.reserve(order, [("chair", 1)], uuid4())
 
     assert (4, 1, 2) == await numbers(store, "chair")
     assert count == len(await told(redis, store))
@@ -301,10 +303,10 @@ async def test_an_event_that_was_handled_stays_handled_when_its_hold_is_forgotte
 ) -> None:
     await stocked(store, chair=5)
     order, cause = uuid4(), uuid4()
-    await store.reserve(order, [("chair", 1)], cause)
+    await store.holds.reserve(order, [("chair", 1)], cause)
     await redis.delete(store.slots.home(order).hold(order))
 
-    assert "dup" == await store.reserve(order, [("chair", 1)], cause)
+    assert "dup" == await store.holds.reserve(order, [("chair", 1)], cause)
 
     assert (4, 1, 2) == await numbers(store, "chair")
 
@@ -315,12 +317,12 @@ async def test_whoever_was_answered_by_the_order_is_later_answered_by_the_event(
 ) -> None:
     await stocked(store, chair=1)
     order, first, second = uuid4(), uuid4(), uuid4()
-    await store.reserve(order, [("chair", qty)], first)
-    await store.reserve(order, [("chair", qty)], second)
+    await store.holds.reserve(order, [("chair", qty)], first)
+    await store.holds.reserve(order, [("chair", qty)], second)
     await redis.delete(store.slots.home(order).hold(order))
 
-    assert "dup" == await store.reserve(order, [("chair", qty)], first)
-    assert "dup" == await store.reserve(order, [("chair", qty)], second)
+    assert "dup" == await store.holds.reserve(order, [("chair", qty)], first)
+    assert "dup" == await store.holds.reserve(order, [("chair", qty)], second)
 
 
 async def test_of_500_requests_for_50_units_exactly_50_are_held(
@@ -329,7 +331,9 @@ async def test_of_500_requests_for_50_units_exactly_50_are_held(
     await stocked(store, chair=50)
 
     outcomes = Counter(
-        await asyncio.gather(*(store.reserve(uuid4(), [("chair", 1)], uuid4()) for _ in range(500)))
+        await asyncio.gather(
+            *(store.holds.reserve(uuid4(), [("chair", 1)], uuid4()) for _ in range(500))
+        )
     )
 
     assert {"held": 50, "rejected": 450} == outcomes
@@ -344,7 +348,7 @@ async def test_crossing_orders_never_hold_half(store: StockStore) -> None:
     orders = [random.sample(["chair", "table"], 2) for _ in range(60)]
 
     outcomes = await asyncio.gather(
-        *(store.reserve(uuid4(), [(sku, 1) for sku in skus], uuid4()) for skus in orders)
+        *(store.holds.reserve(uuid4(), [(sku, 1) for sku in skus], uuid4()) for skus in orders)
     )
 
     assert 20 == outcomes.count("held")
@@ -358,10 +362,10 @@ async def test_crossing_orders_never_hold_half(store: StockStore) -> None:
 async def test_a_commit_sells_what_is_held(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=5)
     order, cause = uuid4(), uuid4()
-    await store.reserve(order, [("chair", 2)], uuid4())
+    await store.holds.reserve(order, [("chair", 2)], uuid4())
 
-    assert "committed" == await store.finish("commit", order, [("chair", 2)], cause)
-    assert "dup" == await store.finish("commit", order, [("chair", 2)], cause)
+    assert "committed" == await store.holds.finish("commit", order, [("chair", 2)], cause)
+    assert "dup" == await store.holds.finish("commit", order, [("chair", 2)], cause)
 
     assert (3, 0, 3) == await numbers(store, "chair")
     assert "committed" == await state(redis, store, order)
@@ -382,14 +386,14 @@ async def test_a_commit_that_is_asked_for_again_is_answered_again_by_the_same_ev
 ) -> None:
     await stocked(store, chair=5)
     sold, failed = uuid4(), uuid4()
-    await store.reserve(sold, [("chair", 2)], uuid4())
-    await store.finish("commit", sold, [("chair", 2)], uuid4())
-    await store.finish("commit", failed, [("chair", 9)], uuid4())
+    await store.holds.reserve(sold, [("chair", 2)], uuid4())
+    await store.holds.finish("commit", sold, [("chair", 2)], uuid4())
+    await store.holds.finish("commit", failed, [("chair", 9)], uuid4())
     repeated = uuid4()
 
     for order, qty in ((sold, 2), (failed, 9)):
-        assert "again" == await store.finish("commit", order, [("chair", qty)], repeated)
-        assert "dup" == await store.finish("commit", order, [("chair", qty)], repeated)
+        assert "again" == await store.holds.finish("commit", order, [("chair", qty)], repeated)
+        assert "dup" == await store.holds.finish("commit", order, [("chair", qty)], repeated)
         repeated = uuid4()
 
     told = [event for event in await events(redis, store) if "commit" in event.meta.key]
@@ -404,10 +408,10 @@ async def test_a_commit_that_is_asked_for_again_is_answered_again_by_the_same_ev
 async def test_a_release_gives_back_once(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=5)
     order = uuid4()
-    await store.reserve(order, [("chair", 2)], uuid4())
+    await store.holds.reserve(order, [("chair", 2)], uuid4())
 
-    assert "released" == await store.finish("release", order, [("chair", 2)], uuid4())
-    assert "noop" == await store.finish("release", order, [("chair", 2)], uuid4())
+    assert "released" == await store.holds.finish("release", order, [("chair", 2)], uuid4())
+    assert "noop" == await store.holds.finish("release", order, [("chair", 2)], uuid4())
 
     assert set() == await expiring(redis, store)
     assert (5, 0, 3) == await numbers(store, "chair")
@@ -420,8 +424,8 @@ async def test_a_cancel_that_overtakes_its_order_leaves_a_tombstone(
     await stocked(store, chair=5)
     order = uuid4()
 
-    assert "tombstone" == await store.finish("release", order, [("chair", 2)], uuid4())
-    assert "dup" == await store.reserve(order, [("chair", 2)], uuid4())
+    assert "tombstone" == await store.holds.finish("release", order, [("chair", 2)], uuid4())
+    assert "dup" == await store.holds.reserve(order, [("chair", 2)], uuid4())
 
     assert (5, 0, 1) == await numbers(store, "chair")
     assert ["stock.changed.v1"] == await told(redis, store)
@@ -430,24 +434,26 @@ async def test_a_cancel_that_overtakes_its_order_leaves_a_tombstone(
 async def test_a_return_takes_sold_units_back_once(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=5)
     order = uuid4()
-    await store.reserve(order, [("chair", 2)], uuid4())
-    await store.finish("commit", order, [("chair", 2)], uuid4())
+    await store.holds.reserve(order, [("chair", 2)], uuid4())
+    await store.holds.finish("commit", order, [("chair", 2)], uuid4())
 
-    assert "returned" == await store.finish("return", order, [("chair", 2)], uuid4())
-    assert "noop" == await store.finish("return", order, [("chair", 2)], uuid4())
-    assert "noop" == await store.finish("commit", order, [("chair", 2)], uuid4())
+    assert "returned" == await store.holds.finish("return", order, [("chair", 2)], uuid4())
+    assert "noop" == await store.holds.finish("return", order, [("chair", 2)], uuid4())
+    assert "noop" == await store.holds.finish("commit", order, [("chair", 2)], uuid4())
 
     assert (5, 0, 4) == await numbers(store, "chair")
-    assert [2, -2, 0, 0] == [movement.sold * -1 for movement in await store.ledger("chair")]
+    assert [2, -2, 0, 0] == [
+        movement.sold * -1 for movement in await store.quantities.ledger("chair")
+    ]
     assert 1 == (await told(redis, store)).count("reservation.released.v1")
 
 
 async def test_a_return_of_what_is_only_held_is_a_release(store: StockStore) -> None:
     await stocked(store, chair=5)
     order = uuid4()
-    await store.reserve(order, [("chair", 2)], uuid4())
+    await store.holds.reserve(order, [("chair", 2)], uuid4())
 
-    assert "released" == await store.finish("return", order, [("chair", 2)], uuid4())
+    assert "released" == await store.holds.finish("return", order, [("chair", 2)], uuid4())
 
     assert (5, 0) == (await numbers(store, "chair"))[:2]
 
@@ -455,12 +461,12 @@ async def test_a_return_of_what_is_only_held_is_a_release(store: StockStore) -> 
 async def test_what_is_sold_cannot_be_released(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=5)
     order, cause = uuid4(), uuid4()
-    await store.reserve(order, [("chair", 2)], uuid4())
-    await store.finish("commit", order, [("chair", 2)], uuid4())
+    await store.holds.reserve(order, [("chair", 2)], uuid4())
+    await store.holds.finish("commit", order, [("chair", 2)], uuid4())
     before = await told(redis, store)
 
-    assert "conflict" == await store.finish("release", order, [("chair", 2)], cause)
-    assert "conflict" == await store.finish("release", order, [("chair", 2)], cause)
+    assert "conflict" == await store.holds.finish("release", order, [("chair", 2)], cause)
+    assert "conflict" == await store.holds.finish("release", order, [("chair", 2)], cause)
 
     assert (3, 0, 3) == await numbers(store, "chair")
     assert before == await told(redis, store)
@@ -475,10 +481,10 @@ async def test_other_lines_than_those_held_change_nothing(
 ) -> None:
     await stocked(store, chair=5, table=5)
     order = uuid4()
-    await store.reserve(order, [("chair", 2)], uuid4())
+    await store.holds.reserve(order, [("chair", 2)], uuid4())
     before = await told(redis, store)
 
-    assert "conflict" == await store.finish(step, order, lines, uuid4())
+    assert "conflict" == await store.holds.finish(step, order, lines, uuid4())
 
     assert (3, 2, 2) == await numbers(store, "chair")
     assert before == await told(redis, store)
@@ -489,11 +495,11 @@ async def test_other_lines_than_those_sold_are_not_confirmed_again(
 ) -> None:
     await stocked(store, chair=5)
     order = uuid4()
-    await store.reserve(order, [("chair", 2)], uuid4())
-    await store.finish("commit", order, [("chair", 2)], uuid4())
+    await store.holds.reserve(order, [("chair", 2)], uuid4())
+    await store.holds.finish("commit", order, [("chair", 2)], uuid4())
     before = await told(redis, store)
 
-    assert "conflict" == await store.finish("commit", order, [("chair", 1)], uuid4())
+    assert "conflict" == await store.holds.finish("commit", order, [("chair", 1)], uuid4())
 
     assert before == await told(redis, store)
 
@@ -503,11 +509,13 @@ async def test_a_commit_of_a_rejected_or_released_order_fails_once(
 ) -> None:
     await stocked(store, chair=1)
     rejected, released = uuid4(), uuid4()
-    await store.reserve(rejected, [("chair", 2)], uuid4())
-    await store.finish("release", released, [("chair", 1)], uuid4())
+    await store.holds.reserve(rejected, [("chair", 2)], uuid4())
+    await store.holds.finish("release", released, [("chair", 1)], uuid4())
 
     for order, qty in ((rejected, 2), (released, 1)):
-        assert "commit_failed" == await store.finish("commit", order, [("chair", qty)], uuid4())
+        assert "commit_failed" == await store.holds.finish(
+            "commit", order, [("chair", qty)], uuid4()
+        )
 
     assert (1, 0, 1) == await numbers(store, "chair")
     assert 2 == (await told(redis, store)).count("reservation.commit_failed.v1")
@@ -517,9 +525,9 @@ async def test_a_commit_without_a_hold_takes_free_units(store: StockStore, redis
     await stocked(store, chair=3)
     order = uuid4()
 
-    assert "committed" == await store.finish("commit", order, [("chair", 2)], uuid4())
-    assert "dup" == await store.reserve(order, [("chair", 2)], uuid4())
-    assert "returned" == await store.finish("return", order, [("chair", 2)], uuid4())
+    assert "committed" == await store.holds.finish("commit", order, [("chair", 2)], uuid4())
+    assert "dup" == await store.holds.reserve(order, [("chair", 2)], uuid4())
+    assert "returned" == await store.holds.finish("return", order, [("chair", 2)], uuid4())
 
     assert (3, 0) == (await numbers(store, "chair"))[:2]
     assert 1 == (await told(redis, store)).count("reservation.committed.v1")
@@ -531,9 +539,9 @@ async def test_a_commit_without_a_hold_fails_for_good_when_units_are_gone(
     await stocked(store, chair=1)
     order = uuid4()
 
-    assert "commit_failed" == await store.finish("commit", order, [("chair", 2)], uuid4())
-    await store.adjust("chair", put(Action.INCREMENT, 5))
-    assert "again" == await store.finish("commit", order, [("chair", 2)], uuid4())
+    assert "commit_failed" == await store.holds.finish("commit", order, [("chair", 2)], uuid4())
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 5))
+    assert "again" == await store.holds.finish("commit", order, [("chair", 2)], uuid4())
 
     assert (6, 0, 2) == await numbers(store, "chair")
     failed = next(e for e in await events(redis, store) if "commit_failed" in e.meta.key)
@@ -550,13 +558,13 @@ async def test_a_commit_without_a_hold_fails_for_good_when_units_are_gone(
 async def test_a_hold_ends_when_its_time_is_over(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=2)
     over, running = uuid4(), uuid4()
-    await store.reserve(over, [("chair", 1)], uuid4())
-    await store.reserve(running, [("chair", 1)], uuid4())
-    assert 0 == await store.expire_due()
+    await store.holds.reserve(over, [("chair", 1)], uuid4())
+    await store.holds.reserve(running, [("chair", 1)], uuid4())
+    assert 0 == await store.holds.expire_due()
     await let_pass(redis, store, over)
 
-    assert 1 == await store.expire_due()
-    assert 0 == await store.expire_due()
+    assert 1 == await store.holds.expire_due()
+    assert 0 == await store.holds.expire_due()
 
     assert (1, 1) == (await numbers(store, "chair"))[:2]
     assert ("expired", "held") == (
@@ -576,10 +584,10 @@ async def test_a_hold_is_not_ended_on_the_word_of_the_index_alone(
 ) -> None:
     await stocked(store, chair=1)
     order = uuid4()
-    await store.reserve(order, [("chair", 1)], uuid4())
+    await store.holds.reserve(order, [("chair", 1)], uuid4())
     await redis.zadd(store.slots.home(order).exp, {str(order): 1})
 
-    assert 0 == await store.expire_due()
+    assert 0 == await store.holds.expire_due()
 
     assert (0, 1, 2) == await numbers(store, "chair")
 
@@ -589,12 +597,12 @@ async def test_an_index_that_names_an_ended_hold_moves_nothing_and_is_mended(
 ) -> None:
     await stocked(store, chair=1)
     order = uuid4()
-    await store.reserve(order, [("chair", 1)], uuid4())
-    await store.finish("commit", order, [("chair", 1)], uuid4())
+    await store.holds.reserve(order, [("chair", 1)], uuid4())
+    await store.holds.finish("commit", order, [("chair", 1)], uuid4())
     index = store.slots.home(order).exp
     await redis.zadd(index, {str(order): 1})
 
-    assert 0 == await store.expire_due()
+    assert 0 == await store.holds.expire_due()
 
     assert (0, 0, 3) == await numbers(store, "chair")
     assert 0 == await redis.zcard(index)
@@ -603,10 +611,10 @@ async def test_an_index_that_names_an_ended_hold_moves_nothing_and_is_mended(
 async def test_a_hold_lasts_as_long_as_the_settings_say(redis: Redis, settings: Settings) -> None:
     store = StockStore(redis, settings.key_prefix, 1, settings.partitions)
     await stocked(store, chair=1)
-    await store.reserve(uuid4(), [("chair", 1)], uuid4())
+    await store.holds.reserve(uuid4(), [("chair", 1)], uuid4())
 
     async with asyncio.timeout(30):
-        while not await store.expire_due():
+        while not await store.holds.expire_due():
             await asyncio.sleep(0.01)
 
     assert (1, 0) == (await numbers(store, "chair"))[:2]
@@ -618,15 +626,15 @@ async def test_a_hold_that_is_over_never_stands_in_the_way(
 ) -> None:
     await stocked(store, chair=1)
     over = uuid4()
-    await store.reserve(over, [("chair", 1)], uuid4())
+    await store.holds.reserve(over, [("chair", 1)], uuid4())
     await let_pass(redis, store, over)
 
     if taker == "reserve":
-        assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4())
+        assert "held" == await store.holds.reserve(uuid4(), [("chair", 1)], uuid4())
     elif taker == "commit":
-        assert "committed" == await store.finish("commit", uuid4(), [("chair", 1)], uuid4())
+        assert "committed" == await store.holds.finish("commit", uuid4(), [("chair", 1)], uuid4())
     else:
-        await store.adjust("chair", put(Action.DECREMENT, 1))
+        await store.quantities.adjust("chair", put(Action.DECREMENT, 1))
 
     assert "expired" == await state(redis, store, over)
     assert 0 == (await numbers(store, "chair"))[0]
@@ -637,13 +645,13 @@ async def test_a_late_commit_takes_free_units_else_fails(store: StockStore, redi
     await stocked(store, chair=2)
     lucky, unlucky = uuid4(), uuid4()
     for order in (lucky, unlucky):
-        await store.reserve(order, [("chair", 1)], uuid4())
+        await store.holds.reserve(order, [("chair", 1)], uuid4())
         await let_pass(redis, store, order)
-    assert 2 == await store.expire_due()
-    await store.adjust("chair", put(Action.DECREMENT, 1))
+    assert 2 == await store.holds.expire_due()
+    await store.quantities.adjust("chair", put(Action.DECREMENT, 1))
 
-    assert "committed" == await store.finish("commit", lucky, [("chair", 1)], uuid4())
-    assert "commit_failed" == await store.finish("commit", unlucky, [("chair", 1)], uuid4())
+    assert "committed" == await store.holds.finish("commit", lucky, [("chair", 1)], uuid4())
+    assert "commit_failed" == await store.holds.finish("commit", unlucky, [("chair", 1)], uuid4())
 
     assert (0, 0) == (await numbers(store, "chair"))[:2]
 
@@ -653,11 +661,11 @@ async def test_a_commit_in_time_for_the_units_beats_the_sweeper(
 ) -> None:
     await stocked(store, chair=1)
     order = uuid4()
-    await store.reserve(order, [("chair", 1)], uuid4())
+    await store.holds.reserve(order, [("chair", 1)], uuid4())
     await let_pass(redis, store, order)
 
-    assert "committed" == await store.finish("commit", order, [("chair", 1)], uuid4())
-    assert 0 == await store.expire_due()
+    assert "committed" == await store.holds.finish("commit", order, [("chair", 1)], uuid4())
+    assert 0 == await store.holds.expire_due()
 
     assert (0, 0) == (await numbers(store, "chair"))[:2]
 
@@ -668,10 +676,10 @@ async def test_ended_holds_are_forgotten_in_time_and_running_ones_never(
     await stocked(store, chair=2)
     held, released, rejected = uuid4(), uuid4(), uuid4()
     for order in (held, released):
-        await store.reserve(order, [("chair", 1)], uuid4())
-    await store.reserve(rejected, [("chair", 9)], uuid4())
-    await store.finish("release", released, [("chair", 1)], uuid4())
-    await store.adjust("chair", put(Action.INCREMENT, 1), key=KEY)
+        await store.holds.reserve(order, [("chair", 1)], uuid4())
+    await store.holds.reserve(rejected, [("chair", 9)], uuid4())
+    await store.holds.finish("release", released, [("chair", 1)], uuid4())
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 1), key=KEY)
     home = store.slots.home
 
     assert -1 == await redis.pttl(home(held).hold(held))
@@ -692,15 +700,15 @@ async def test_prices_are_replaced_and_told_only_when_they_differ(
     euro = PriceEntry(currency="EUR", amount_minor=1999)
     trade = PriceEntry(currency="EUR", amount_minor=1500, group="trade", min_qty=12)
 
-    first = await store.set_prices("chair", [trade, euro])
-    same = await store.set_prices("chair", [euro, trade])
-    none = await store.set_prices("chair", [])
+    first = await store.prices.put("chair", [trade, euro])
+    same = await store.prices.put("chair", [euro, trade])
+    none = await store.prices.put("chair", [])
 
     assert [euro, trade] == first.prices
     assert (1, 1, 2) == (first.version, same.version, none.version)
     assert [] == none.prices
     assert ["price.changed.v1"] * 2 == await told(redis, store)
-    assert [none] == await store.prices(["table", "chair"])
+    assert [none] == await store.prices.in_force(["table", "chair"])
 
 
 @pytest.mark.everywhere
@@ -708,7 +716,7 @@ async def test_an_offer_is_taken_over_once_and_leaves_other_prices(
     store: StockStore, redis: Redis
 ) -> None:
     trade = PriceEntry(currency="EUR", amount_minor=1500, group="trade")
-    await store.set_prices("chair", [trade, PriceEntry(currency="EUR", amount_minor=1)])
+    await store.prices.put("chair", [trade, PriceEntry(currency="EUR", amount_minor=1)])
     euro = PriceEntry(currency="EUR", amount_minor=1999, list_minor=2999)
     offers = [
         Offer(sku="chair", stock=5, prices=[euro]),
@@ -717,20 +725,20 @@ async def test_an_offer_is_taken_over_once_and_leaves_other_prices(
         Offer(sku="lamp"),
     ]
 
-    assert ["created", "created", "created", "unchanged"] == await store.put_offers(offers)
+    assert ["created", "created", "created", "unchanged"] == await store.offers.put(offers)
     count = len(await told(redis, store))
-    assert ["unchanged"] * 4 == await store.put_offers(offers)
-    assert ["updated"] == await store.put_offers([Offer(sku="chair", stock=6)])
+    assert ["unchanged"] * 4 == await store.offers.put(offers)
+    assert ["updated"] == await store.offers.put([Offer(sku="chair", stock=6)])
 
-    assert [euro, trade] == (await store.prices(["chair"]))[0].prices
+    assert [euro, trade] == (await store.prices.in_force(["chair"]))[0].prices
     assert count + 1 == len(await told(redis, store))
 
 
 async def test_an_offer_below_what_is_reserved_is_short(store: StockStore) -> None:
     await stocked(store, chair=5)
-    await store.reserve(uuid4(), [("chair", 3)], uuid4())
+    await store.holds.reserve(uuid4(), [("chair", 3)], uuid4())
 
-    assert ["short"] == await store.put_offers([Offer(sku="chair", stock=2)])
+    assert ["short"] == await store.offers.put([Offer(sku="chair", stock=2)])
 
     assert (2, 3) == (await numbers(store, "chair"))[:2]
 
@@ -743,8 +751,8 @@ async def test_a_boundary_is_turned_and_told_once_however_many_see_it(
     store: StockStore, redis: Redis
 ) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
-    await store.set_prices("chair", [planned(100, None), planned(90, later, later + HOUR)])
-    assert 0 == await store.turn_due()
+    await store.prices.put("chair", [planned(100, None), planned(90, later, later + HOUR)])
+    assert 0 == await store.prices.turn_due()
     first = (await events(redis, store))[0].data
     # As if the hour had passed: the text of the plan, and its place among the boundaries.
     earlier = int((later - 2 * HOUR).timestamp() * 1000)
@@ -756,7 +764,7 @@ async def test_a_boundary_is_turned_and_told_once_however_many_see_it(
     since = await redis.hget(slot.price("chair"), "since")
     assert since is not None
 
-    turned = await asyncio.gather(*(store.turn_due() for _ in range(8)))
+    turned = await asyncio.gather(*(store.prices.turn_due() for _ in range(8)))
 
     assert 1 == sum(turned)
     last = (await events(redis, store))[-1]
@@ -779,34 +787,34 @@ async def test_a_boundary_is_turned_and_told_once_however_many_see_it(
 async def test_boundaries_that_passed_while_nobody_was_awake_are_one_change(
     store: StockStore, redis: Redis
 ) -> None:
-    await store.set_prices("chair", [planned(100, None), planned(90, FAR)])
+    await store.prices.put("chair", [planned(100, None), planned(90, FAR)])
     slot = store.slots.at("chair")
     plan = "EUR::1:100:;EUR::1:90::1000:2000::;EUR::1:80::2000:::"
     await redis.hset(slot.price("chair"), "plan", plan)
     await redis.zadd(slot.bounds, {"chair": 1000})
 
-    assert 1 == await store.turn_due()
-    assert 0 == await store.turn_due()
+    assert 1 == await store.prices.turn_due()
+    assert 0 == await store.prices.turn_due()
 
     data = (await events(redis, store))[-1].data
     assert isinstance(data, PriceChangedV1)
     assert [80] == [price.amount_minor for price in data.prices]
     assert data.valid_until is None
     assert 0 == await redis.zcard(slot.bounds)
-    await store.set_prices("chair", [planned(100, None)])
+    await store.prices.put("chair", [planned(100, None)])
     assert {"prices", "ver", "since", "first"} == set(await redis.hkeys(slot.price("chair")))
 
 
 async def test_the_ledger_records_whole_what_a_step_has_made(store: StockStore, redis: Any) -> None:
     await stocked(store, chair=9)
     order, refused, cart = uuid4(), uuid4(), uuid4()
-    await store.reserve(order, [("chair", 1)], uuid4())
-    await store.reserve(refused, [("chair", 10)], uuid4())
-    await store.finish("commit", order, [("chair", 1)], uuid4())
-    await store.hold(cart, [("chair", 1)])
-    await store.extend(cart)
-    await store.adjust("chair", put(Action.INCREMENT, 1), key=KEY)
-    await store.set_prices("chair", [planned(100, FAR)])
+    await store.holds.reserve(order, [("chair", 1)], uuid4())
+    await store.holds.reserve(refused, [("chair", 10)], uuid4())
+    await store.holds.finish("commit", order, [("chair", 1)], uuid4())
+    await store.carts.hold(cart, [("chair", 1)])
+    await store.carts.extend(cart)
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 1), key=KEY)
+    await store.prices.put("chair", [planned(100, FAR)])
     here, home = store.slots.at("chair"), store.slots.home
 
     notes: dict[tuple[str, str], dict[str, str]] = {}
@@ -827,18 +835,18 @@ async def test_the_ledger_records_whole_what_a_step_has_made(store: StockStore, 
 
 async def test_a_price_begins_by_itself_for_whoever_asks(store: StockStore) -> None:
     now = datetime.now(UTC)
-    await store.set_prices(
+    await store.prices.put(
         "chair", [planned(100, None), planned(90, now + HOUR, now + 2 * HOUR), planned(80, FAR)]
     )
 
     async def at(when: datetime | None) -> list[int]:
-        return [p.amount_minor for p in (await store.prices(["chair"], when))[0].prices]
+        return [p.amount_minor for p in (await store.prices.in_force(["chair"], when))[0].prices]
 
     assert [100] == await at(None)
     assert [90] == await at(now + HOUR)
     assert [100] == await at(now + 2 * HOUR)
     assert [80] == await at(FAR)
-    assert [100, 90, 80] == [p.amount_minor for p in (await store.plan("chair")).prices]
+    assert [100, 90, 80] == [p.amount_minor for p in (await store.prices.plan("chair")).prices]
 
 
 @pytest.mark.everywhere
@@ -848,7 +856,7 @@ async def test_edits_of_one_sku_in_one_batch_follow_each_other(
     euro = PriceEntry(currency="EUR", amount_minor=100)
     yen = PriceEntry(currency="JPY", amount_minor=9)
 
-    changes = await store.edit_prices(
+    changes = await store.prices.edit(
         [
             ("a", "merge", [euro]),
             ("a", "merge", [yen]),
@@ -858,21 +866,21 @@ async def test_edits_of_one_sku_in_one_batch_follow_each_other(
     )
 
     assert ["created", "updated", "created", "unchanged"] == changes
-    assert [euro, yen] == (await store.plan("a")).prices
+    assert [euro, yen] == (await store.prices.plan("a")).prices
     assert 3 == len(await told(redis, store))
 
 
 async def test_two_edits_at_once_lose_neither(store: StockStore) -> None:
     await asyncio.gather(
         *(
-            store.edit_prices(
+            store.prices.edit(
                 [("a", "merge", [PriceEntry(currency="EUR", amount_minor=n, min_qty=n)])]
             )
             for n in range(1, 21)
         )
     )
 
-    assert list(range(1, 21)) == [p.amount_minor for p in (await store.plan("a")).prices]
+    assert list(range(1, 21)) == [p.amount_minor for p in (await store.prices.plan("a")).prices]
 
 
 # --- what runs low, and what comes back
@@ -882,13 +890,13 @@ async def test_a_sku_runs_low_once_when_it_crosses_its_threshold(
     store: StockStore, redis: Redis
 ) -> None:
     await stocked(store, chair=10)
-    level = await store.set_threshold("chair", 5)
+    level = await store.quantities.set_threshold("chair", 5)
     assert 5 == level.low_stock_threshold
     for stock in (6, 5, 3, 9, 4):
-        await store.adjust("chair", put(Action.SET, stock))
-    await store.set_threshold("chair", None)
+        await store.quantities.adjust("chair", put(Action.SET, stock))
+    await store.quantities.set_threshold("chair", None)
     for stock in (9, 1):
-        await store.adjust("chair", put(Action.SET, stock))
+        await store.quantities.adjust("chair", put(Action.SET, stock))
 
     low = [event for event in await events(redis, store) if "ran_low" in event.meta.key]
     assert [(5, 5, 3), (4, 5, 6)] == [
@@ -901,15 +909,15 @@ async def test_a_sku_runs_low_once_when_it_crosses_its_threshold(
 
 async def test_a_threshold_of_an_unknown_sku_is_refused(store: StockStore) -> None:
     with pytest.raises(UnknownSku):
-        await store.set_threshold("chair", 5)
+        await store.quantities.set_threshold("chair", 5)
 
 
 async def test_a_threshold_that_stands_leaves_no_trace(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=10)
     for units in (5, 5, None, None):
-        await store.set_threshold("chair", units)
+        await store.quantities.set_threshold("chair", units)
 
-    assert (await store.level("chair")).low_stock_threshold is None
+    assert (await store.quantities.level("chair")).low_stock_threshold is None
     slot = store.slots.at("chair")
     assert not await redis.hexists(slot.quantity("chair"), "low")
     assert 3 == await redis.xlen(slot.ledger)
@@ -920,16 +928,16 @@ async def test_units_that_come_back_are_told_by_whatever_cause(
 ) -> None:
     await stocked(store, chair=1)
     order, over = uuid4(), uuid4()
-    await store.reserve(order, [("chair", 1)], uuid4())
-    await store.finish("release", order, [("chair", 1)], uuid4())
-    await store.reserve(over, [("chair", 1)], uuid4())
+    await store.holds.reserve(order, [("chair", 1)], uuid4())
+    await store.holds.finish("release", order, [("chair", 1)], uuid4())
+    await store.holds.reserve(over, [("chair", 1)], uuid4())
     await let_pass(redis, store, over)
-    await store.expire_due()
+    await store.holds.expire_due()
     sold = uuid4()
-    await store.reserve(sold, [("chair", 1)], uuid4())
-    await store.finish("commit", sold, [("chair", 1)], uuid4())
-    await store.adjust("chair", put(Action.INCREMENT, 3))
-    await store.adjust("chair", put(Action.INCREMENT, 3))
+    await store.holds.reserve(sold, [("chair", 1)], uuid4())
+    await store.holds.finish("commit", sold, [("chair", 1)], uuid4())
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 3))
+    await store.quantities.adjust("chair", put(Action.INCREMENT, 3))
 
     back = [event for event in await events(redis, store) if "came_back" in event.meta.key]
     assert [1, 1, 3] == [event.data.available for event in back]  # type: ignore[attr-defined]  # a StockCameBackV1
@@ -944,8 +952,8 @@ async def test_a_cart_holds_all_lines_or_none(store: StockStore, redis: Redis) -
     cart = uuid4()
 
     with pytest.raises(InsufficientStock) as refused:
-        await store.hold(cart, [("chair", 1), ("table", 2), ("sofa", 1)])
-    held = await store.hold(cart, [("chair", 2), ("chair", 1), ("table", 1)])
+        await store.carts.hold(cart, [("chair", 1), ("table", 2), ("sofa", 1)])
+    held = await store.carts.hold(cart, [("chair", 2), ("chair", 1), ("table", 1)])
 
     assert {
         "lines": [
@@ -954,7 +962,7 @@ async def test_a_cart_holds_all_lines_or_none(store: StockStore, redis: Redis) -
         ]
     } == refused.value.extensions
     assert (2, 3, 2) == await numbers(store, "chair")
-    assert held == await store.reservation(cart)
+    assert held == await store.carts.reservation(cart)
     assert "held" == held.state
     # a cart is no order: nothing but the levels is told of it
     assert ["stock.changed.v1"] * 4 == await told(redis, store)
@@ -967,19 +975,19 @@ async def test_a_cart_that_holds_again_gives_up_what_it_held(
 ) -> None:
     await stocked(store, chair=5, table=3)
     cart = uuid4()
-    await store.hold(cart, [("chair", 4)])
+    await store.carts.hold(cart, [("chair", 4)])
 
-    held = await store.hold(cart, [("chair", 5)])
+    held = await store.carts.hold(cart, [("chair", 5)])
     assert (0, 5) == (await numbers(store, "chair"))[:2]
-    await store.hold(cart, [("table", 3), ("chair", 2)])
+    await store.carts.hold(cart, [("table", 3), ("chair", 2)])
     assert (3, 2) == (await numbers(store, "chair"))[:2]
     with pytest.raises(InsufficientStock) as refused:
-        await store.hold(cart, [("table", 4)])
+        await store.carts.hold(cart, [("table", 4)])
 
     assert [{"sku": "table", "requested": 4, "available": 3}] == refused.value.extensions["lines"]
     assert 2 == held.version
     assert [("chair", 2), ("table", 3)] == [
-        (line.sku, line.qty) for line in (await store.reservation(cart)).lines
+        (line.sku, line.qty) for line in (await store.carts.reservation(cart)).lines
     ]
     assert {f"cart:{cart}"} == await expiring(redis, store)
 
@@ -987,8 +995,8 @@ async def test_a_cart_that_holds_again_gives_up_what_it_held(
 async def test_holding_the_same_again_moves_nothing_but_the_time(store: StockStore) -> None:
     await stocked(store, chair=5)
     cart = uuid4()
-    first = await store.hold(cart, [("chair", 4)], seconds=10)
-    second = await store.hold(cart, [("chair", 4)], seconds=1000)
+    first = await store.carts.hold(cart, [("chair", 4)], seconds=10)
+    second = await store.carts.hold(cart, [("chair", 4)], seconds=1000)
 
     assert second.expires_at > first.expires_at
     assert (1, 4, 2) == await numbers(store, "chair")
@@ -1001,9 +1009,9 @@ async def test_of_two_calls_of_one_cart_at_once_one_hold_is_left(
     await stocked(store, chair=50)
     cart = uuid4()
 
-    await asyncio.gather(*(store.hold(cart, [("chair", n)]) for n in range(1, 11)))
+    await asyncio.gather(*(store.carts.hold(cart, [("chair", n)]) for n in range(1, 11)))
 
-    (line,) = (await store.reservation(cart)).lines
+    (line,) = (await store.carts.reservation(cart)).lines
     assert (50 - line.qty, line.qty) == (await numbers(store, "chair"))[:2]
 
 
@@ -1012,8 +1020,8 @@ async def test_a_reservation_lasts_longer_only_while_it_lasts(
 ) -> None:
     await stocked(store, chair=5)
     cart = uuid4()
-    first = await store.hold(cart, [("chair", 4)], seconds=10)
-    extended = await store.extend(cart, seconds=1000)
+    first = await store.carts.hold(cart, [("chair", 4)], seconds=10)
+    extended = await store.carts.extend(cart, seconds=1000)
     assert extended.expires_at > first.expires_at
     assert 2 == extended.version
     index = await redis.zscore(store.slots.home(f"cart:{cart}").exp, f"cart:{cart}")
@@ -1021,14 +1029,14 @@ async def test_a_reservation_lasts_longer_only_while_it_lasts(
 
     await let_pass(redis, store, f"cart:{cart}")
 
-    assert "expired" == (await store.reservation(cart)).state
+    assert "expired" == (await store.carts.reservation(cart)).state
     with pytest.raises(HoldOver):
-        await store.extend(cart)
-    assert 1 == await store.expire_due()
+        await store.carts.extend(cart)
+    assert 1 == await store.holds.expire_due()
     with pytest.raises(HoldOver):
-        await store.extend(cart)
+        await store.carts.extend(cart)
     with pytest.raises(UnknownHold):
-        await store.extend(uuid4())
+        await store.carts.extend(uuid4())
     assert (5, 0) == (await numbers(store, "chair"))[:2]
 
 
@@ -1038,22 +1046,22 @@ async def test_a_reservation_is_released_once_and_not_when_it_is_over(
 ) -> None:
     await stocked(store, chair=5)
     cart, late = uuid4(), uuid4()
-    await store.hold(cart, [("chair", 2)])
-    await store.hold(late, [("chair", 1)])
+    await store.carts.hold(cart, [("chair", 2)])
+    await store.carts.hold(late, [("chair", 1)])
     await let_pass(redis, store, f"cart:{late}")
 
-    await store.release(cart)
-    await store.release(cart)
+    await store.carts.release(cart)
+    await store.carts.release(cart)
     for _ in range(2):
         with pytest.raises(HoldOver):
-            await store.release(late)
+            await store.carts.release(late)
     with pytest.raises(UnknownHold):
-        await store.release(uuid4())
+        await store.carts.release(uuid4())
     with pytest.raises(UnknownHold):
-        await store.reservation(uuid4())
+        await store.carts.reservation(uuid4())
 
     assert (5, 0, 5) == await numbers(store, "chair")
-    assert "released" == (await store.reservation(cart)).state
+    assert "released" == (await store.carts.reservation(cart)).state
     ids = [event.meta.id for event in await events(redis, store)]
     assert len(ids) == len(set(ids))
 
@@ -1064,11 +1072,11 @@ async def test_a_cart_may_hold_again_after_its_time_and_each_end_is_told(
     await stocked(store, chair=1)
     cart = uuid4()
     for _ in range(3):
-        await store.hold(cart, [("chair", 1)])
+        await store.carts.hold(cart, [("chair", 1)])
         await let_pass(redis, store, f"cart:{cart}")
-        assert 1 == await store.expire_due()
+        assert 1 == await store.holds.expire_due()
 
-    await store.hold(cart, [("chair", 1)])
+    await store.carts.hold(cart, [("chair", 1)])
     name = f"cart:{cart}"
     assert -1 == await redis.pttl(store.slots.home(name).hold(name))
     assert (0, 1, 8) == await numbers(store, "chair")
@@ -1080,23 +1088,31 @@ async def test_a_cart_may_hold_again_after_its_time_and_each_end_is_told(
 async def test_an_order_takes_over_what_its_cart_held(store: StockStore, redis: Redis) -> None:
     await stocked(store, chair=3, table=2)
     cart, order = uuid4(), uuid4()
-    await store.hold(cart, [("chair", 3), ("table", 1)])
+    await store.carts.hold(cart, [("chair", 3), ("table", 1)])
     before = await numbers(store, "chair")
 
-    assert "held" == await store.reserve(order, [("chair", 3), ("table", 2)], uuid4(), taking=cart)
+    assert "held" == await store.holds.reserve(
+        order, [("chair", 3), ("table", 2)], uuid4(), taking=cart
+    )
 
     # chairs did not move: they are held as before, by the order now
     assert before == await numbers(store, "chair")
     assert (0, 2) == (await numbers(store, "table"))[:2]
-    assert "taken" == (await store.reservation(cart)).state
+    assert "taken" == (await store.carts.reservation(cart)).state
     assert {str(order)} == await expiring(redis, store)
     name = f"cart:{cart}"
     assert await redis.pttl(store.slots.home(name).hold(name)) > 29 * 86_400_000
-    for late in (store.release(cart), store.extend(cart), store.hold(cart, [("chair", 1)])):
+    for late in (
+        store.carts.release(cart),
+        store.carts.extend(cart),
+        store.carts.hold(cart, [("chair", 1)]),
+    ):
         with pytest.raises(HoldTaken):
             await late
-    assert "committed" == await store.finish("commit", order, [("chair", 3), ("table", 2)], uuid4())
-    assert 0 == await store.expire_due()
+    assert "committed" == await store.holds.finish(
+        "commit", order, [("chair", 3), ("table", 2)], uuid4()
+    )
+    assert 0 == await store.holds.expire_due()
 
 
 @pytest.mark.one_partition  # on several a cart gives its units back before its order asks for them
@@ -1105,32 +1121,32 @@ async def test_what_the_cart_held_and_the_order_leaves_out_is_free_again(
 ) -> None:
     await stocked(store, chair=3, table=2)
     cart, order = uuid4(), uuid4()
-    await store.hold(cart, [("chair", 3), ("table", 1)])
+    await store.carts.hold(cart, [("chair", 3), ("table", 1)])
 
-    assert "held" == await store.reserve(order, [("chair", 1)], uuid4(), taking=cart)
+    assert "held" == await store.holds.reserve(order, [("chair", 1)], uuid4(), taking=cart)
 
     assert (2, 1) == (await numbers(store, "chair"))[:2]
     assert (2, 0) == (await numbers(store, "table"))[:2]
     held = (await events(redis, store))[-1].data
     assert [("chair", 1)] == [(line.sku, line.qty) for line in held.lines]  # type: ignore[attr-defined]  # a ReservationHeldV1
-    assert "committed" == await store.finish("commit", order, [("chair", 1)], uuid4())
+    assert "committed" == await store.holds.finish("commit", order, [("chair", 1)], uuid4())
 
 
 async def test_an_order_looks_again_when_its_cart_changed_meanwhile(store: StockStore) -> None:
     await stocked(store, chair=5)
     cart = uuid4()
-    await store.hold(cart, [("chair", 3)])
-    look = store._given
+    await store.carts.hold(cart, [("chair", 3)])
+    look = store.carts.given
 
     async def look_early(*asked: Any) -> Any:
         seen = await look(*asked)
-        store._given = look  # type: ignore[method-assign]  # the second look is the real one
-        await store.hold(cart, [("chair", 1)])
+        store.carts.given = look  # type: ignore[method-assign]  # the second look is the real one
+        await store.carts.hold(cart, [("chair", 1)])
         return seen
 
-    store._given = look_early  # type: ignore[method-assign]  # as if another call came between
+    store.carts.given = look_early  # type: ignore[method-assign]  # as if another call came between
 
-    assert "held" == await store.reserve(uuid4(), [("chair", 2)], uuid4(), taking=cart)
+    assert "held" == await store.holds.reserve(uuid4(), [("chair", 2)], uuid4(), taking=cart)
 
     assert (3, 2) == (await numbers(store, "chair"))[:2]
 
@@ -1141,11 +1157,11 @@ async def test_an_order_that_needs_more_than_its_cart_held_leaves_the_cart_alone
 ) -> None:
     await stocked(store, chair=3)
     cart = uuid4()
-    await store.hold(cart, [("chair", 3)])
+    await store.carts.hold(cart, [("chair", 3)])
 
-    assert "rejected" == await store.reserve(uuid4(), [("chair", 4)], uuid4(), taking=cart)
+    assert "rejected" == await store.holds.reserve(uuid4(), [("chair", 4)], uuid4(), taking=cart)
 
-    assert "held" == (await store.reservation(cart)).state
+    assert "held" == (await store.carts.reservation(cart)).state
     assert (0, 3) == (await numbers(store, "chair"))[:2]
 
 
@@ -1154,12 +1170,12 @@ async def test_an_order_whose_cart_holds_nothing_any_more_is_held_like_any_other
 ) -> None:
     await stocked(store, chair=3)
     over, unknown = uuid4(), uuid4()
-    await store.hold(over, [("chair", 2)])
+    await store.carts.hold(over, [("chair", 2)])
     await let_pass(redis, store, f"cart:{over}")
-    await store.expire_due()
+    await store.holds.expire_due()
 
-    assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4(), taking=over)
-    assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4(), taking=unknown)
+    assert "held" == await store.holds.reserve(uuid4(), [("chair", 1)], uuid4(), taking=over)
+    assert "held" == await store.holds.reserve(uuid4(), [("chair", 1)], uuid4(), taking=unknown)
 
     assert (1, 2) == (await numbers(store, "chair"))[:2]
 
@@ -1169,12 +1185,12 @@ async def test_a_hold_of_a_cart_that_is_over_is_no_ones_obstacle(
 ) -> None:
     await stocked(store, chair=1)
     over = uuid4()
-    await store.hold(over, [("chair", 1)])
+    await store.carts.hold(over, [("chair", 1)])
     await let_pass(redis, store, f"cart:{over}")
 
-    await store.hold(uuid4(), [("chair", 1)])
+    await store.carts.hold(uuid4(), [("chair", 1)])
 
-    assert "expired" == (await store.reservation(over)).state
+    assert "expired" == (await store.carts.reservation(over)).state
 
 
 # --- the server
@@ -1184,14 +1200,14 @@ async def test_a_forgotten_script_is_loaded_again(store: StockStore, redis: Redi
     await stocked(store, chair=1)
     await redis.script_flush()
 
-    assert "held" == await store.reserve(uuid4(), [("chair", 1)], uuid4())
+    assert "held" == await store.holds.reserve(uuid4(), [("chair", 1)], uuid4())
 
 
 async def test_a_store_that_does_not_answer_is_unavailable() -> None:
     nobody = connect(Settings(redis_url="redis://127.0.0.1:1/0"))
 
     with pytest.raises(Unavailable):
-        await StockStore(nobody).level("chair")
+        await StockStore(nobody).quantities.level("chair")
 
     await nobody.aclose()
 
@@ -1326,7 +1342,7 @@ async def _follow(
             if isinstance(op, Action):
                 sku, stock = what
                 try:
-                    await store.adjust(sku, put(op, stock))
+                    await store.quantities.adjust(sku, put(op, stock))
                     done = True
                 except InsufficientStock:
                     done = False
@@ -1335,13 +1351,13 @@ async def _follow(
             order, pairs = orders[what], list(lines[what].items())
             expected = model.step(op, what, lines[what])
             if op == "reserve":
-                assert expected == await store.reserve(order, pairs, uuid4())
+                assert expected == await store.holds.reserve(order, pairs, uuid4())
             elif op == "expire":
                 if await state(redis, store, order) == "held":
                     await let_pass(redis, store, order)
-                assert (expected == "expired") == (await store.expire_due() == 1)
+                assert (expected == "expired") == (await store.holds.expire_due() == 1)
             else:
-                assert expected == await store.finish(op, order, pairs, uuid4())
+                assert expected == await store.holds.finish(op, order, pairs, uuid4())
         await _agree(redis, store, model, orders)
 
 
@@ -1358,7 +1374,7 @@ async def _agree(redis: Any, store: StockStore, model: Model, orders: list[UUID]
         assert model.units[sku] == counters
         assert counters[3] == sum(counters[:3])
         assert min(counters) >= 0
-        ledger = await store.ledger(sku, limit=100)
+        ledger = await store.quantities.ledger(sku, limit=100)
         sums = [
             sum(getattr(movement, field) for movement in ledger)
             for field in ("available", "reserved", "sold", "received")

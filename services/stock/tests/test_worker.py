@@ -61,13 +61,13 @@ async def outbox(redis: Any, store: StockStore) -> int:
 
 
 async def chairs(store: StockStore) -> tuple[int, int]:
-    level = await store.level("chair")
+    level = await store.quantities.level("chair")
     return level.available, level.reserved
 
 
 @pytest.fixture
 async def stocked(store: StockStore) -> StockStore:
-    await store.adjust("chair", Adjust(stock=5, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=5, action=Action.SET))
     return store
 
 
@@ -118,7 +118,7 @@ async def test_every_event_may_come_twice(stocked: StockStore, redis: Redis) -> 
     await handle(stocked, *history)
 
     assert (5, 0) == await chairs(stocked)
-    assert 4 == (await stocked.level("chair")).version
+    assert 4 == (await stocked.quantities.level("chair")).version
     assert 7 == await outbox(redis, stocked)
 
 
@@ -161,7 +161,7 @@ async def test_what_no_repetition_can_heal_is_parked(
 
 async def test_the_sweeper_ends_holds_whose_time_is_over(redis: Redis, settings: Settings) -> None:
     store = StockStore(redis, settings.key_prefix, hold_ms=1)
-    await store.adjust("chair", Adjust(stock=5, action=Action.SET))
+    await store.quantities.adjust("chair", Adjust(stock=5, action=Action.SET))
     await handle(store, placed(uuid4(), CHAIRS))
 
     async with running(sweep(store)), asyncio.timeout(30):
@@ -187,9 +187,10 @@ async def test_a_feed_sets_stock_and_prices_and_its_repetition_changes_nothing(
     assert ("done", rows, 1) == (first.state, first.counts.created, first.counts.failed)
     assert ("done", rows, 1) == (second.state, second.counts.unchanged, second.counts.failed)
     assert (2 * rows, 2 * rows) == (written, await outbox(redis, store))
-    assert 42 == (await store.level("s42")).on_hand
+    assert 42 == (await store.quantities.level("s42")).on_hand
     assert [(1999, 2999)] == [
-        (price.amount_minor, price.list_minor) for price in (await store.prices(["s42"]))[0].prices
+        (price.amount_minor, price.list_minor)
+        for price in (await store.prices.in_force(["s42"]))[0].prices
     ]
 
 

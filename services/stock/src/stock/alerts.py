@@ -15,7 +15,8 @@ from chassis.pages import templates
 from chassis.problems import Conflict, Fault, Forbidden, Invalid, Unauthorized
 from notify.book import Disabled, NoSuchWebhook
 from shop_contracts.types import MAX_SAFE, Currency, Sku
-from stock.store import StockStore, UnknownSku
+from stock.store import StockStore
+from stock.store.problems import UnknownSku
 from stock.waiting import Alert, NoSuchAlert, Priced, TooManyAlerts, Waiting, When, amounts
 
 STORE = web.AppKey("alerts_store", StockStore)
@@ -127,14 +128,14 @@ async def delete_alert(request: web.Request) -> web.Response:
 
 async def _level(store: StockStore, sku: str) -> tuple[int, int]:
     try:
-        level = await store.level(sku)
+        level = await store.quantities.level(sku)
     except UnknownSku:
         return 0, 0  # it may have been shown before it was stocked
     return level.version, level.available
 
 
 async def _price(store: StockStore, sku: str) -> Priced:
-    found = await store.prices([sku])
+    found = await store.prices.in_force([sku])
     if not found:
         return Priced(sku=sku, version=0, amounts={})
     return Priced(sku=sku, version=found[0].version, amounts=amounts(found[0].prices))

@@ -23,12 +23,12 @@ from stock.prices import (
     applicable,
     duplicates,
 )
-from stock.store import (
+from stock.store import StockStore
+from stock.store.problems import (
     HoldOver,
     HoldTaken,
     InsufficientStock,
     KeyReused,
-    StockStore,
     TooManyUnits,
     UnknownHold,
     UnknownSku,
@@ -114,13 +114,13 @@ class Ledger(Struct, frozen=True, kw_only=True):
 
 async def get_stock(request: web.Request) -> web.Response:
     """The units of a SKU as they are now."""
-    return reply(await request.app[STORE].level(request.match_info["sku"]))
+    return reply(await request.app[STORE].quantities.level(request.match_info["sku"]))
 
 
 async def put_stock(request: web.Request) -> web.Response:
     """Change the units on hand; with an Idempotency-Key, repeating the call changes nothing."""
     command = await read(request, Adjust)
-    adjusted = await request.app[STORE].adjust(
+    adjusted = await request.app[STORE].quantities.adjust(
         request.match_info["sku"],
         command,
         key=idempotency_key(request),
@@ -135,7 +135,7 @@ async def get_ledger(request: web.Request) -> web.Response:
     """Every movement of a SKU with its cause, newest first; old ones come from the journal."""
     page = query(request, LedgerQuery)
     sku = request.match_info["sku"]
-    items = await request.app[STORE].ledger(sku, before=page.after, limit=page.limit)
+    items = await request.app[STORE].quantities.ledger(sku, before=page.after, limit=page.limit)
     if page.after and items and items[0].version != page.after - 1:
         # a version that was left out: places in Redis's index are no versions any more
         items = []
@@ -148,7 +148,7 @@ async def get_ledger(request: web.Request) -> web.Response:
 
 async def get_prices(request: web.Request) -> web.Response:
     """The prices of a SKU."""
-    return reply(await request.app[STORE].plan(request.match_info["sku"]))
+    return reply(await request.app[STORE].prices.plan(request.match_info["sku"]))
 
 
 async def put_prices(request: web.Request) -> web.Response:
@@ -157,13 +157,13 @@ async def put_prices(request: web.Request) -> web.Response:
     if twice := duplicates(prices):
         raise Invalid(errors=[_twice(place) for place in twice])
     sku = request.match_info["sku"]
-    return reply(await request.app[STORE].set_prices(sku, prices, telemetry.inject()))
+    return reply(await request.app[STORE].prices.put(sku, prices, telemetry.inject()))
 
 
 async def list_prices(request: web.Request) -> web.Response:
     """What is in force of several SKUs; those without a price are left out."""
     asked = query(request, PricesQuery)
-    found = await request.app[STORE].prices(list(dict.fromkeys(asked.sku)), asked.at)
+    found = await request.app[STORE].prices.in_force(list(dict.fromkeys(asked.sku)), asked.at)
     return reply(
         PriceList(
             items=[
@@ -182,7 +182,9 @@ async def list_prices(request: web.Request) -> web.Response:
 async def put_threshold(request: web.Request) -> web.Response:
     """From how many available units on `stock.ran_low` is told, each time they are crossed."""
     units = (await read(request, Threshold)).threshold
-    return reply(await request.app[STORE].set_threshold(request.match_info["sku"], units))
+    return reply(
+        await request.app[STORE].quantities.set_threshold(request.match_info["sku"], units)
+    )
 
 
 async def post_reservation(request: web.Request) -> web.Response:
@@ -192,7 +194,7 @@ async def post_reservation(request: web.Request) -> web.Response:
     own way; choose the `id` yourself to make a repetition harmless.
     """
     asked = await read(request, Reserve)
-    held = await request.app[STORE].hold(
+    held = await request.app[STORE].carts.hold(
         asked.id or uuids.uuid7(),
         [(line.sku, line.qty) for line in asked.lines],
         asked.hold_seconds,
@@ -203,18 +205,18 @@ async def post_reservation(request: web.Request) -> web.Response:
 
 async def get_reservation(request: web.Request) -> web.Response:
     """What a reservation holds; its state is held, released, expired, or taken by an order."""
-    return reply(await request.app[STORE].reservation(_reservation(request)))
+    return reply(await request.app[STORE].carts.reservation(_reservation(request)))
 
 
 async def patch_reservation(request: web.Request) -> web.Response:
     """Hold for `hold_seconds` from now on, while the reservation still holds."""
     seconds = (await read(request, Extend)).hold_seconds
-    return reply(await request.app[STORE].extend(_reservation(request), seconds))
+    return reply(await request.app[STORE].carts.extend(_reservation(request), seconds))
 
 
 async def delete_reservation(request: web.Request) -> web.Response:
     """Give the units back; repeating it changes nothing."""
-    await request.app[STORE].release(_reservation(request), telemetry.inject())
+    await request.app[STORE].carts.release(_reservation(request), telemetry.inject())
     return web.Response(status=204)
 
 

@@ -19,7 +19,8 @@ from feeds.rows import Bad, File
 from shop_contracts.types import Sku
 from stock.domain import Action, Adjust, Reason, Units
 from stock.prices import MAX_PRICES, MAX_UNITS, PriceEntry, duplicates
-from stock.store import Adjusted, StockStore
+from stock.store import StockStore
+from stock.store.quantities import Adjusted
 
 STOCK = "stock-rows"
 PRICES = "price-rows"
@@ -78,7 +79,7 @@ async def carry(store: StockStore, job_dir: Path, kind: str) -> jobs.Job:
 
 async def _carry_stock(store: StockStore, job_dir: Path) -> jobs.Job:
     async def apply(rows: Sequence[Row[StockRow]]) -> list[jobs.Outcome]:
-        changed = await store.adjust_many(
+        changed = await store.quantities.adjust_many(
             [(row.content.sku, row.content.command, None) for row in rows],
             telemetry.inject(),
             job=job_dir.name,
@@ -92,7 +93,7 @@ async def _carry_stock(store: StockStore, job_dir: Path) -> jobs.Job:
 async def _carry_prices(store: StockStore, job_dir: Path) -> jobs.Job:
     async def apply(rows: Sequence[Row[PriceRow]]) -> list[jobs.Outcome]:
         edits = [(row.content.sku, row.content.how, row.content.prices) for row in rows]
-        changed = await store.edit_prices(edits, telemetry.inject())
+        changed = await store.prices.edit(edits, telemetry.inject())
         return [
             jobs.failed("too-many-prices", f"a plan has at most {MAX_PRICES}", {"sku": edit[0]})
             if change == "full"

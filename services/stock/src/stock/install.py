@@ -5,7 +5,7 @@ nothing of the partition, or by a rebuild that has filled it. Every step looks f
 empty Redis is not taken for a shop that has nothing to sell.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -54,6 +54,13 @@ class Install:
             self._compare(has)
         if not all(marks):
             raise StoreIsEmpty
+
+    async def refuse_empty(self, names: Sequence[str]) -> None:
+        """What is missing is unknown only where Redis has not lost it; raises StoreIsEmpty."""
+        with answering:
+            for slot in {self._slots.at(name) for name in names}:
+                if await self._redis.get(slot.partitions) is None:
+                    raise StoreIsEmpty
 
     def _compare(self, has: str | None) -> None:
         if has and int(has) != len(self._slots):

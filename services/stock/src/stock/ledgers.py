@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from stock.domain import Level, level
-from stock.store import StockStore, UnknownSku
+from stock.store import StockStore
+from stock.store.problems import UnknownSku
 
 BLOCK_MILLISECONDS = 1_000
 RETRY_SECONDS = 0.5
@@ -75,7 +76,7 @@ class Ledgers:
         async def one(sku: str) -> Level:
             async with turn:
                 try:
-                    return await self._store.level(sku)
+                    return await self._store.quantities.level(sku)
                 except UnknownSku:
                     return level(sku, 0, 0, 0)
 

@@ -26,7 +26,7 @@ async def get_offer(request: web.Request) -> web.Response:
     The ETag changes only when what is shown does: a cache that asks again pays for no body.
     """
     sku = request.match_info["sku"]
-    available, priced = await request.app[STORE].offer(sku)
+    available, priced = await request.app[STORE].offers.get(sku)
     price = shown_price(priced.prices, request.app[CURRENCY])
     html, tag = _rendered(sku, price, label(available), available=available > 0)
     headers = {

@@ -309,6 +309,14 @@ def ask_time(pipe: Any, redis: Any) -> None:
     pipe.execute_command("TIME", **anywhere(redis))
 
 
+def changes_between(wanted: Sequence[tuple[str, int]], given: Mapping[str, int]) -> list[Change]:
+    """For each SKU in order: the units wanted, and those that another hold gives up."""
+    units = dict(wanted)
+    return [
+        (sku, units.get(sku, 0), given.get(sku, 0)) for sku in sorted(units.keys() | given.keys())
+    ]
+
+
 def clock(time: tuple[int, int]) -> int:
     """Milliseconds of Redis's clock."""
     seconds, micros = time

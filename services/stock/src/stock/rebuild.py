@@ -26,7 +26,7 @@ from stock.parts import KEEP_MS, clock, time
 from stock.prices import moment
 from stock.scripts import Script
 from stock.slots import Slot, Slots, answering, rebuilding
-from stock.store import KEPT_PLANS
+from stock.store.price_plans import KEPT_PLANS
 
 BATCH = 1_000
 OWNER = "stock"

@@ -27,7 +27,7 @@ from feeds.rows import BadUpload, FeedError, KeyTaken, NoSuchJob, NoSuchPlace
 from feeds.rows import TooLarge as FeedTooLarge
 from stock import bulk
 from stock.idempotency import BadKey, idempotency_key
-from stock.store import KeyReused
+from stock.store.problems import KeyReused
 
 SPOOL = web.AppKey("spool", Path)
 

@@ -25,7 +25,9 @@ from shop_contracts.types import Line
 from stock import bulk
 from stock.domain import TooManyLines
 from stock.prices import MAX_PRICES, PriceEntry
-from stock.store import Offer, Step, StockStore
+from stock.store import StockStore
+from stock.store.holds import Step
+from stock.store.offers import Offer
 
 SWEEP_SECONDS = 0.5
 TURN_SECONDS = 0.2
@@ -50,7 +52,7 @@ async def order_placed(store: StockStore, event: Event[OrderPlacedV1]) -> None:
     """Hold all lines of the order, or none; what its reservation holds becomes the order's."""
     lines = [(line.sku, line.qty) for line in event.data.lines]
     try:
-        await store.reserve(
+        await store.holds.reserve(
             event.data.order_id,
             lines,
             event.meta.id,
@@ -79,7 +81,7 @@ async def order_refunded(store: StockStore, event: Event[OrderRefundedV1]) -> No
     pairs = [(line.sku, line.qty) for line in event.data.restocked]
     order = event.data.order_id
     try:
-        outcome = await store.restock(order, pairs, event.meta.id, telemetry.inject())
+        outcome = await store.holds.restock(order, pairs, event.meta.id, telemetry.inject())
     except TooManyLines as error:
         raise Permanent(str(error)) from error
     if outcome == "early":
@@ -93,7 +95,7 @@ async def _finish(
 ) -> None:
     pairs = [(line.sku, line.qty) for line in lines]
     try:
-        outcome = await store.finish(step, order, pairs, cause, telemetry.inject())
+        outcome = await store.holds.finish(step, order, pairs, cause, telemetry.inject())
     except TooManyLines as error:
         raise Permanent(str(error)) from error
     if outcome == "conflict":
@@ -105,7 +107,7 @@ async def sweep(store: StockStore) -> NoReturn:
     """End the holds whose time is over. Steps do so too where such a hold is in their way."""
     while True:
         try:
-            while await store.expire_due():
+            while await store.holds.expire_due():
                 pass
         except Unavailable as error:
             _log.warning("sweep put off", reason=str(error))
@@ -116,7 +118,7 @@ async def turn_prices(store: StockStore) -> NoReturn:
     """Tell of prices that begin or end by themselves, also those that did while nobody was up."""
     while True:
         try:
-            while await store.turn_due():
+            while await store.prices.turn_due():
                 pass
         except Unavailable as error:
             _log.warning("price boundaries put off", reason=str(error))
@@ -150,7 +152,7 @@ async def apply_rows(store: StockStore, rows: Sequence[Row]) -> list[jobs.Outcom
     """Take over stock and prices of the rows' offers; one outcome for each row."""
     offers = [offer for row in rows for offer in row.offers]
     changes = iter(
-        await store.put_offers(
+        await store.offers.put(
             [
                 Offer(
                     sku=offer.sku,
