@@ -9,7 +9,7 @@ import hmac
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -52,6 +52,11 @@ class Simulator:
         self._journal = _opened(settings.journal, self.bank)
         self._busy: set[str] = set()
         self._sending: set[asyncio.Task[None]] = set()
+        self._session: ClientSession | None = None
+
+    async def start(self) -> None:
+        """Be able to send."""
+        self._session = ClientSession(timeout=ClientTimeout(total=WEBHOOK_SECONDS))
 
     def follow(self, script: Script) -> None:
         """Let these things go wrong from now on."""
@@ -98,7 +103,7 @@ class Simulator:
                 return _lost(request)
             case "slow":
                 await asyncio.sleep(fault.seconds if fault else 0)
-        return web.json_response(reply())
+        return _replied(reply())
 
     def declines(self, op: Operation) -> bool:
         """Whether the script declines the next of these."""
@@ -120,6 +125,8 @@ class Simulator:
             task.cancel()
         if self._sending:
             await asyncio.wait(self._sending)
+        if self._session is not None:
+            await self._session.close()
         if self._journal is not None:
             self._journal.close()
 
@@ -166,7 +173,7 @@ class Simulator:
         if form.get("payment_method") == "tok_error_once" and first:
             return _lost(request)
         headers = {} if first else {"Idempotent-Replayed": "true"}
-        return web.json_response(change.reply, status=change.status, headers=headers)
+        return _replied(change.reply, change.status, headers)
 
     def _fault(self, op: Operation, only: str | None = None) -> Fault | None:
         for place, (fault, left) in enumerate(self._faults):
@@ -197,20 +204,20 @@ class Simulator:
                 task.add_done_callback(self._sending.discard)
 
     async def _deliver(self, event: Json, wait_s: float) -> None:
-        body = msgspec.json.encode(event)
-        async with ClientSession(timeout=ClientTimeout(total=WEBHOOK_SECONDS)) as session:
-            for attempt in range(WEBHOOK_TRIES):
-                await asyncio.sleep(wait_s + (2**attempt - 1) / 4)
-                headers = {
-                    "Content-Type": "application/json",
-                    "Stripe-Signature": signature(self._settings.webhook_secret, body),
-                }
-                with suppress(ClientError, TimeoutError, OSError):
-                    async with session.post(
-                        self._settings.webhook_url, data=body, headers=headers
-                    ) as answer:
-                        if answer.ok:
-                            return
+        body, session = msgspec.json.encode(event), self._session
+        assert session is not None  # noqa: S101 - it is there before the first request
+        for attempt in range(WEBHOOK_TRIES):
+            await asyncio.sleep(wait_s + (2**attempt - 1) / 4)
+            headers = {
+                "Content-Type": "application/json",
+                "Stripe-Signature": signature(self._settings.webhook_secret, body),
+            }
+            with suppress(ClientError, TimeoutError, OSError):
+                async with session.post(
+                    self._settings.webhook_url, data=body, headers=headers
+                ) as answer:
+                    if answer.ok:
+                        return
 
 
 def signature(secret: str, body: bytes, at: int | None = None) -> str:
@@ -225,6 +232,7 @@ def application(settings: Settings) -> web.Application:
     simulator = Simulator(settings)
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
+        await simulator.start()
         yield
         await simulator.stop()
 
@@ -343,6 +351,13 @@ def _opened(path: Path | None, bank: Bank) -> IO[bytes] | None:
     # what is written next must not continue a torn line
     journal.write(b"\n")
     return journal
+
+
+def _replied(
+    reply: Json, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    body = msgspec.json.encode(reply)
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
 def _failed(status: int) -> web.Response:
