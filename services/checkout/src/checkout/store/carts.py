@@ -57,6 +57,7 @@ class Carts:
         self.redis = redis
         self._prefix = prefix
         self._ttl_s = ttl_s
+        self._begin = Script(redis, (HERE / "begin.lua").read_text())
         self._change = Script(redis, (HERE / "cart.lua").read_text())
         self._read = Script(redis, (HERE / "read.lua").read_text())
         self._use_coupon = Script(redis, (HERE / "coupon.lua").read_text())
@@ -66,12 +67,7 @@ class Carts:
     async def create(self) -> Cart:
         """A new, empty cart."""
         id_ = secrets.token_urlsafe(ID_BYTES)
-        with _reachable():
-            async with self.redis.pipeline(transaction=True) as pipe:
-                # a pipeline's commands are sent by `execute`
-                _ = pipe.hset(self._key(id_), mapping={"v": "1", "s": ""})
-                _ = pipe.expire(self._key(id_), self._ttl_s)
-                await pipe.execute()
+        await self._begins(id_)
         return Cart(id=id_, version=1, lines={})
 
     async def get(self, id_: str) -> Cart:
@@ -96,13 +92,7 @@ class Carts:
 
     async def ensure(self, customer: UUID) -> Cart:
         """The customer's cart, which begins to exist when it has to."""
-        key = self._key(own(customer))
-        with _reachable():
-            async with self.redis.pipeline(transaction=True) as pipe:
-                _ = pipe.hsetnx(key, "v", "1")
-                _ = pipe.hsetnx(key, "s", "")
-                _ = pipe.expire(key, self._ttl_s)
-                await pipe.execute()
+        await self._begins(own(customer))
         return await self.get(own(customer))
 
     async def merge(self, guest: str, customer: UUID) -> Merge:
@@ -158,6 +148,10 @@ class Carts:
     async def ping(self) -> None:
         """Raise when Redis does not answer."""
         await self.redis.ping()
+
+    async def _begins(self, id_: str) -> None:
+        with _reachable():
+            await self._begin(keys=[self._key(id_)], args=[self._ttl_s])
 
     async def _changed(
         self, id_: str, op: str, version: int | None, sku: str, qty: int, seen: Prices = UNSEEN

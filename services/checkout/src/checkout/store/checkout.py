@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ from checkout import quotes
 from checkout.coupons import CartCoupon, Why, spelled
 from checkout.domain import CancelRequested, Stay
 from checkout.purchase import Purchase
-from checkout.quotes import ANYWHERE, Cart, CartLine, Delivery, Quote
+from checkout.quotes import ANYWHERE, Cart, CartLine, Delivery, Offer, Quote
 from checkout.rules import Rules
 from checkout.store import destinations
 from checkout.store.carts import Carts, Merge, is_a_customers
@@ -47,6 +48,7 @@ from checkout.totals import Breakdown, ShippingOffer
 
 CART_TRIES, ADDRESS_TRIES = 20, 100
 """How many codes may be tried for one cart, and from one address, in an hour."""
+NOTHING: Mapping[str, Offer] = {}
 _KEY = re.compile(r'"?([A-Za-z0-9_-]{16,128})"?')
 
 
@@ -133,9 +135,11 @@ class Checkout:
             countries=self._rules.countries(),
         )
 
-    async def priced(self, cart: Cart, delivery: Delivery = ANYWHERE) -> CartView:
-        """The cart with names and prices."""
-        quote = await self._quote(cart, None, delivery)
+    async def priced(
+        self, cart: Cart, delivery: Delivery = ANYWHERE, known: Mapping[str, Offer] = NOTHING
+    ) -> CartView:
+        """The cart with names and prices; what is `known` of its lines is not asked for again."""
+        quote = await self._quote(cart, None, delivery, known)
         return CartView(
             cart_id=cart.id,
             version=cart.version,
@@ -148,12 +152,14 @@ class Checkout:
 
     async def put_line(self, cart_id: str, sku: str, qty: int, version: int | None) -> CartView:
         """Set a line's units. Raises NotFound, PreconditionFailed, CartFull, UnknownPrice."""
-        seen = await self._for_sale(sku)
-        return await self.priced(await self._carts.put(cart_id, sku, qty, version, seen=seen))
+        # one question for this line and the others; those that come meanwhile are asked for below
+        known = await self._projections.offers({sku, *await self._lines(cart_id)})
+        cart = await self._carts.put(cart_id, sku, qty, version, seen=_prices(known, sku))
+        return await self.priced(cart, known=known)
 
     async def add_line(self, cart_id: str | None, sku: str, qty: int) -> Cart:
         """Add units to a line, of a new cart if that one is gone. Raises CartFull, UnknownPrice."""
-        seen = await self._for_sale(sku)
+        seen = _prices(await self._projections.offers({sku}), sku)
         if cart_id is not None and is_a_customers(cart_id):
             await self._carts.ensure(UUID(cart_id))
         if cart_id is not None:
@@ -298,12 +304,10 @@ class Checkout:
         """The provider says that the operation of that key has moved; told once, heard once."""
         await self._orders.hurry(notice_id, key)
 
-    async def _for_sale(self, sku: str) -> dict[str, int]:
-        """Its prices by currency. Raises UnknownPrice."""
-        offer = (await self._projections.offers({sku})).get(sku)
-        if offer is None or offer.withdrawn or not offer.prices:
-            raise UnknownPrice(errors=[_not_for_sale(sku)])
-        return offer.prices
+    async def _lines(self, cart_id: str) -> Collection[str]:
+        with suppress(NotFound):
+            return (await self._carts.get(cart_id)).lines
+        return ()
 
     async def _ordered(
         self, cart_id: str, purchase: Purchase, customer: UUID | None
@@ -315,8 +319,14 @@ class Checkout:
         _refuse(quote, purchase)
         return quote, purchase
 
-    async def _quote(self, cart: Cart, currency: str | None, delivery: Delivery) -> Quote:
-        offers = await self._projections.offers(cart.lines)
+    async def _quote(
+        self,
+        cart: Cart,
+        currency: str | None,
+        delivery: Delivery,
+        known: Mapping[str, Offer] = NOTHING,
+    ) -> Quote:
+        offers = {**known, **await self._projections.offers(cart.lines.keys() - known.keys())}
         quoted = partial(
             quotes.quote,
             cart.lines,
@@ -339,6 +349,14 @@ class Checkout:
         )
         shown = CartCoupon(code=cart.coupon, refused=why)
         return quoted(coupon=shown, discount=coupon.discount if coupon and not why else None)
+
+
+def _prices(offers: Mapping[str, Offer], sku: str) -> dict[str, int]:
+    """What the SKU costs, by currency. Raises UnknownPrice."""
+    offer = offers.get(sku)
+    if offer is None or offer.withdrawn or not offer.prices:
+        raise UnknownPrice(errors=[_not_for_sale(sku)])
+    return offer.prices
 
 
 def _refuse(quote: Quote, purchase: Purchase) -> None:

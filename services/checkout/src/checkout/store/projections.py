@@ -16,6 +16,8 @@ from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1
 from shop_contracts.events.stock import PriceChangedV1
 
 NAME_AT_MOST = 500
+READING_PATIENCE = 0.003
+"""How long a busy group of questions lets more come, in seconds: shoppers wait."""
 
 
 class Projections:
@@ -24,7 +26,7 @@ class Projections:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._reading: Group[frozenset[str], dict[str, Offer]] = Group(
-            database, _offers, reads=True
+            database, _offers, reads=True, patience=READING_PATIENCE
         )
 
     async def offers(self, skus: Collection[str]) -> dict[str, Offer]:
