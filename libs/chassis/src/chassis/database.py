@@ -123,6 +123,8 @@ def _mariadb(url: str, **options: Any) -> AsyncEngine:
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=5,
+        # a Connection ends its own transaction: the pool's ROLLBACK would follow each COMMIT
+        pool_reset_on_return=None,
         **options,
     )
     _ask_the_rested(engine.sync_engine)
