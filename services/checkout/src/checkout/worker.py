@@ -47,6 +47,8 @@ PAYMENT_POLL_SECONDS = 0.25
 REFUND_POLL_SECONDS = 0.2
 SWEEP_SECONDS = 1.0
 CART_SECONDS = 0.2
+CARTS = 100
+"""Sold carts that are settled together; where more wait, the next follow at once."""
 FORGET_SECONDS = 3_600.0
 ERASE_SECONDS = 60.0
 FAILED_SECONDS = 1.0
@@ -148,13 +150,13 @@ async def sold_carts(work: Work) -> NoReturn:
     """Take what was confirmed out of its cart, and then let the cart be ordered again."""
 
     async def step() -> bool:
-        sold = await work.orders.sold_carts()
+        sold = await work.orders.sold_carts(CARTS)
         await asyncio.gather(
-            *(work.carts.settle(cart_id, str(order.id), order.lines) for cart_id, order in sold)
+            *(work.carts.settle(one.cart_id, str(one.order_id), one.lines) for one in sold)
         )
         if sold:
-            await work.orders.free_carts([order.id for _, order in sold])
-        return bool(sold)
+            await work.orders.free_carts([one.order_id for one in sold])
+        return len(sold) == CARTS
 
     await _for_ever(step, CART_SECONDS)
 

@@ -188,20 +188,10 @@ class Orders:
         async with self._database.read() as connection:
             return (await connection.scalars(query)).all()
 
-    async def sold_carts(self, limit: int = 100) -> Sequence[tuple[str, Order]]:
-        """Confirmed orders whose units still lie in their carts, with those carts."""
-        table = tables.orders.c
-        query = (
-            sa.select(table.id, table.claims_cart)
-            .where(table.claims_cart.is_not(None), table.status == Status.CONFIRMED.value)
-            .limit(limit)
-        )
+    async def sold_carts(self, limit: int) -> Sequence[rows.Sold]:
+        """What confirmed orders have sold and still lies in their carts."""
         async with self._database.read() as connection:
-            carts = {row.id: row.claims_cart for row in await connection.execute(query)}
-            if not carts:
-                return []
-            orders = await rows.load(connection, list(carts))
-            return [(carts[id_], order) for id_, order in orders.items()]
+            return await rows.sold(connection, limit)
 
     async def free_carts(self, ids: Sequence[UUID]) -> None:
         """Let the carts be ordered again: what these orders sold is out of them."""

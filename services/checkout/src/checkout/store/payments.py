@@ -34,30 +34,18 @@ class Ask(Struct, frozen=True, kw_only=True):
 
 async def due(connection: AsyncConnection) -> bool:
     """Whether there is anything to ask for: an idle look must not take SQLite's write lock."""
-    table = tables.payments.c
-    query = sa.select(table.op).where(table.next_at <= datetime.now(UTC)).limit(1)
-    return await connection.scalar(query) is not None
+    return await connection.scalar(_DUE, {"now": datetime.now(UTC)}) is not None
 
 
 async def claim(connection: AsyncConnection, limit: int, lease: timedelta) -> list[Ask]:
     """Operations to ask the provider for; nobody else gets them for as long as `lease`."""
-    table, now = tables.payments, datetime.now(UTC)
-    query = (
-        sa.select(table.c.order_id, table.c.op)
-        .where(table.c.next_at <= now)
-        .order_by(table.c.next_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    claimed = [(row.order_id, row.op) for row in await connection.execute(query)]
+    now = datetime.now(UTC)
+    found = await connection.execute(_FREE, {"now": now, "most": limit})
+    claimed = [(row.order_id, row.op) for row in found]
     for op in {op for _, op in claimed}:
         # pairs would be looked for in all rows
         orders = [order_id for order_id, each in claimed if each == op]
-        await connection.execute(
-            sa.update(table)
-            .where(table.c.order_id.in_(orders), table.c.op == op)
-            .values(state=Asked.SENT.value, attempt=table.c.attempt + 1, next_at=now + lease)
-        )
+        await connection.execute(_CLAIM, {"ids": orders, "which": op, "until": now + lease})
     return await _asks(connection, claimed)
 
 
@@ -124,24 +112,7 @@ async def notice(
 async def _asks(connection: AsyncConnection, claimed: Sequence[tuple[UUID, str]]) -> list[Ask]:
     if not claimed:
         return []
-    payments, auth = tables.payments.c, tables.payments.alias("auth")
-    rows = await connection.execute(
-        sa.select(
-            payments.order_id,
-            payments.op,
-            payments.psp_key,
-            payments.attempt,
-            payments.amount_minor,
-            payments.traceparent,
-            tables.orders.c.currency,
-            tables.order_private.c.payment_token,
-            auth.c.psp_ref,
-        )
-        .join(tables.orders, tables.orders.c.id == payments.order_id)
-        .join(tables.order_private, tables.order_private.c.order_id == payments.order_id)
-        .outerjoin(auth, sa.and_(auth.c.order_id == payments.order_id, auth.c.op == Op.AUTH.value))
-        .where(payments.order_id.in_({order_id for order_id, _ in claimed}))
-    )
+    rows = await connection.execute(_ASKS, {"ids": {order_id for order_id, _ in claimed}})
     wanted = set(claimed)
     return [
         Ask(
@@ -158,3 +129,38 @@ async def _asks(connection: AsyncConnection, claimed: Sequence[tuple[UUID, str]]
         for row in rows
         if (row.order_id, row.op) in wanted
     ]
+
+
+# built once: to build a query and its key anew costs as much as to send it
+_PAYMENT, _AUTH = tables.payments.c, tables.payments.alias("auth")
+_IDS: sa.BindParameter[UUID] = sa.bindparam("ids", expanding=True)
+_DUE = sa.select(_PAYMENT.op).where(_PAYMENT.next_at <= sa.bindparam("now")).limit(1)
+_FREE = (
+    sa.select(_PAYMENT.order_id, _PAYMENT.op)
+    .where(_PAYMENT.next_at <= sa.bindparam("now"))
+    .order_by(_PAYMENT.next_at)
+    .limit(sa.bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = (
+    sa.update(tables.payments)
+    .where(_PAYMENT.order_id.in_(_IDS), _PAYMENT.op == sa.bindparam("which"))
+    .values(state=Asked.SENT.value, attempt=_PAYMENT.attempt + 1, next_at=sa.bindparam("until"))
+)
+_ASKS = (
+    sa.select(
+        _PAYMENT.order_id,
+        _PAYMENT.op,
+        _PAYMENT.psp_key,
+        _PAYMENT.attempt,
+        _PAYMENT.amount_minor,
+        _PAYMENT.traceparent,
+        tables.orders.c.currency,
+        tables.order_private.c.payment_token,
+        _AUTH.c.psp_ref,
+    )
+    .join(tables.orders, tables.orders.c.id == _PAYMENT.order_id)
+    .join(tables.order_private, tables.order_private.c.order_id == _PAYMENT.order_id)
+    .outerjoin(_AUTH, sa.and_(_AUTH.c.order_id == _PAYMENT.order_id, _AUTH.c.op == Op.AUTH.value))
+    .where(_PAYMENT.order_id.in_(_IDS))
+)

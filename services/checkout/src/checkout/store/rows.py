@@ -78,25 +78,26 @@ class OrderLine(Struct, frozen=True, kw_only=True):
     placed_at: datetime
 
 
+class Sold(Struct, frozen=True, kw_only=True):
+    """What an order has sold out of a cart."""
+
+    cart_id: str
+    order_id: UUID
+    lines: list[PricedLine]
+
+
 async def load(
     connection: AsyncConnection, ids: Sequence[UUID], *, locked: bool = False
 ) -> dict[UUID, Order]:
     """The orders as the saga sees them; `locked` until the transaction ends, in one order."""
-    query = sa.select(*_STATE).where(tables.orders.c.id.in_(ids)).order_by(tables.orders.c.id)
-    rows = (await connection.execute(query.with_for_update() if locked else query)).all()
-    line, paid = tables.order_lines.c, tables.payments.c
+    wanted = {"ids": ids}
+    rows = (await connection.execute(_LOCKED if locked else _ORDERS, wanted)).all()
     lines: dict[UUID, list[PricedLine]] = {row.id: [] for row in rows}
     payments: dict[UUID, dict[Op, Asked]] = {row.id: {} for row in rows}
-    for order_id, sku, qty, name, unit in await connection.execute(
-        sa.select(line.order_id, line.sku, line.qty, line.name, line.unit_minor)
-        .where(line.order_id.in_(ids))
-        .order_by(line.order_id, line.line_no)
-    ):
+    for order_id, sku, qty, name, unit in await connection.execute(_LINES, wanted):
         if order_id in lines:
             lines[order_id].append(PricedLine(sku=sku, qty=qty, name=name, unit_minor=unit))
-    for order_id, op, state in await connection.execute(
-        sa.select(paid.order_id, paid.op, paid.state).where(paid.order_id.in_(ids))
-    ):
+    for order_id, op, state in await connection.execute(_PAYMENTS, wanted):
         if order_id in payments:
             payments[order_id][Op(op)] = Asked(state)
     return {
@@ -115,6 +116,18 @@ async def load(
         )
         for row in rows
     }
+
+
+async def sold(connection: AsyncConnection, limit: int) -> list[Sold]:
+    """What confirmed orders have sold and still lies in their carts."""
+    found = (await connection.execute(_SOLD, {"most": limit})).all()
+    lines: dict[UUID, list[PricedLine]] = {row.id: [] for row in found}
+    if found:
+        for order_id, sku, qty, name, unit in await connection.execute(
+            _LINES, {"ids": list(lines)}
+        ):
+            lines[order_id].append(PricedLine(sku=sku, qty=qty, name=name, unit_minor=unit))
+    return [Sold(cart_id=row.claims_cart, order_id=row.id, lines=lines[row.id]) for row in found]
 
 
 async def breakdown_of(connection: AsyncConnection, order: Order) -> Breakdown:
@@ -199,14 +212,11 @@ async def seen(connection: AsyncConnection, events: Sequence[Event[Any]]) -> set
     """Which of the events have had their effect."""
     if not events:
         return set()
-    table = tables.inbox.c
-    query = sa.select(table.source, table.event_id).where(
-        table.consumer == CONSUMER,
-        # the key's columns from the first on: without its source, each look reads the whole inbox
-        table.source.in_({event.meta.source for event in events}),
-        table.event_id.in_([str(event.meta.id) for event in events]),
-    )
-    return {(source, event_id) for source, event_id in await connection.execute(query)}
+    asked = {
+        "sources": {event.meta.source for event in events},
+        "events": [str(event.meta.id) for event in events],
+    }
+    return {(source, event_id) for source, event_id in await connection.execute(_SEEN, asked)}
 
 
 def moment(
@@ -236,3 +246,30 @@ def event(
         causationid=str(cause_id) if cause_id else None,
         traceparent=traceparent,
     )
+
+
+# built once: to build a query and its key anew costs as much as to send it
+_IDS: sa.BindParameter[UUID] = sa.bindparam("ids", expanding=True)
+_ORDERS = sa.select(*_STATE).where(tables.orders.c.id.in_(_IDS)).order_by(tables.orders.c.id)
+_LOCKED = _ORDERS.with_for_update()
+_LINE, _PAID, _INBOX = tables.order_lines.c, tables.payments.c, tables.inbox.c
+_LINES = (
+    sa.select(_LINE.order_id, _LINE.sku, _LINE.qty, _LINE.name, _LINE.unit_minor)
+    .where(_LINE.order_id.in_(_IDS))
+    .order_by(_LINE.order_id, _LINE.line_no)
+)
+_PAYMENTS = sa.select(_PAID.order_id, _PAID.op, _PAID.state).where(_PAID.order_id.in_(_IDS))
+_SOLD = (
+    sa.select(tables.orders.c.id, tables.orders.c.claims_cart)
+    .where(
+        tables.orders.c.claims_cart.is_not(None),
+        tables.orders.c.status == Status.CONFIRMED.value,
+    )
+    .limit(sa.bindparam("most"))
+)
+_SEEN = sa.select(_INBOX.source, _INBOX.event_id).where(
+    _INBOX.consumer == CONSUMER,
+    # the key's columns from the first on: without its source, each look reads the whole inbox
+    _INBOX.source.in_(sa.bindparam("sources", expanding=True)),
+    _INBOX.event_id.in_(sa.bindparam("events", expanding=True)),
+)

@@ -7,6 +7,7 @@ transaction.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -105,14 +106,14 @@ class Sheet:
                 await connection.execute(sa.insert(table), values)
         freed: list[UUID] = []
         for move, orders in self._moved().items():
-            await self._update(connection, move.update(orders), orders)
+            await self._update(connection, move.query, move.values(orders), len(orders))
             if move.status is Status.CANCELLED:
                 freed += orders
         await coupons.give_back(connection, freed)
         for (op, state), refs in self._answered.items():
-            await self._update(connection, _answer(op, state, refs), refs)
+            await self._update(connection, *_answer(op, state, refs), len(refs))
         if self._dropped:
-            await self._update(connection, _drop(self._dropped), self._dropped)
+            await self._update(connection, _DROP, {"ids": self._dropped}, len(self._dropped))
         await sql.add(connection, tables.outbox, *self._events)
         await hooks.announce(connection, self._events)
         ended = [order for id_, order in self._orders.items() if self._ends(id_)]
@@ -201,10 +202,10 @@ class Sheet:
 
     @staticmethod
     async def _update(
-        connection: AsyncConnection, query: sa.Update, rows: Sequence[UUID] | Mapping[UUID, Any]
+        connection: AsyncConnection, query: sa.Update, values: Mapping[str, Any], rows: int
     ) -> None:
-        changed = await connection.execute(query)
-        if changed.rowcount != len(rows):
+        changed = await connection.execute(query, values)
+        if changed.rowcount != rows:
             raise LostRace
 
 
@@ -231,54 +232,36 @@ class _Move(Struct, frozen=True):
             now,
         )
 
-    def update(self, orders: Sequence[UUID]) -> sa.Update:
-        """Write it to these orders, where they still are as they were."""
-        values: dict[str, Any] = {
-            "version": self.version,
-            "status": self.status.value,
-            "reason": self.reason,
-            "shortages": msgspec.to_builtins(self.shortages),
-            "deadline_at": self.deadline_at,
-            "updated_at": self.now,
+    @property
+    def query(self) -> sa.Update:
+        """Writes it to the orders `ids`, where they still are as they were."""
+        return _CANCEL if self.status is Status.CANCELLED else _MOVE
+
+    def values(self, orders: Sequence[UUID]) -> dict[str, Any]:
+        return {
+            "ids": orders,
+            "before": self.before,
+            "after": self.version,
+            "to": self.status.value,
+            "why": self.reason,
+            "short": msgspec.to_builtins(self.shortages),
+            "until": self.deadline_at,
+            "now": self.now,
         }
-        if self.status is Status.CANCELLED:
-            # its cart may be ordered again
-            values["claims_cart"] = None
-        table = tables.orders
-        return (
-            sa.update(table)
-            .where(table.c.id.in_(orders), table.c.version == self.before)
-            .values(values)
-        )
 
 
-def _answer(op: Op, state: Asked, refs: Mapping[UUID, str | None]) -> sa.Update:
-    """Write the provider's answers to an operation of several orders, each with its reference."""
-    table = tables.payments
-    ref = sa.case(*((table.c.order_id == order, ref) for order, ref in refs.items()))
-    return (
-        sa.update(table)
-        .where(
-            table.c.order_id.in_(list(refs)),
-            table.c.op == op.value,
-            table.c.state == Asked.SENT.value,
-        )
-        .values(state=state.value, psp_ref=ref if state is Asked.DONE else None, next_at=None)
-    )
-
-
-def _drop(orders: Sequence[UUID]) -> sa.Update:
-    """Ask for no authorisation of these; one that was sent meanwhile makes the race lost."""
-    table = tables.payments
-    return (
-        sa.update(table)
-        .where(
-            table.c.order_id.in_(orders),
-            table.c.op == Op.AUTH.value,
-            table.c.state == Asked.PENDING.value,
-        )
-        .values(state=Asked.DROPPED.value, next_at=None)
-    )
+def _answer(
+    op: Op, state: Asked, refs: Mapping[UUID, str | None]
+) -> tuple[sa.Update, dict[str, Any]]:
+    """Writes the provider's answers to an operation of several orders, each with its reference."""
+    values: dict[str, Any] = {"ids": list(refs), "which": op.value, "to": state.value}
+    if state is not Asked.DONE:
+        return _ANSWER, values
+    size = next(size for size in _SIZES if size >= len(refs))
+    pairs = list(refs.items())
+    for number, (order, ref) in enumerate(pairs + pairs[-1:] * (size - len(pairs))):
+        values |= {f"order{number}": order, f"ref{number}": ref}
+    return _approve(size), values
 
 
 def _word(cause: Cause) -> str:
@@ -332,3 +315,52 @@ def cause_of(order: Order, ask: Ask, answer: Answer) -> _PaymentCause | None:
             )
         case _:
             return None
+
+
+# built once: to build a statement and its key anew costs as much as to send it
+_ORDER, _PAYMENT = tables.orders.c, tables.payments.c
+_IDS: sa.BindParameter[UUID] = sa.bindparam("ids", expanding=True)
+_MOVE = (
+    sa.update(tables.orders)
+    .where(_ORDER.id.in_(_IDS), _ORDER.version == sa.bindparam("before"))
+    .values(
+        version=sa.bindparam("after"),
+        status=sa.bindparam("to"),
+        reason=sa.bindparam("why"),
+        shortages=sa.bindparam("short"),
+        deadline_at=sa.bindparam("until"),
+        updated_at=sa.bindparam("now"),
+    )
+)
+# its cart may be ordered again
+_CANCEL = _MOVE.values(claims_cart=None)
+_ANSWER = (
+    sa.update(tables.payments)
+    .where(
+        _PAYMENT.order_id.in_(_IDS),
+        _PAYMENT.op == sa.bindparam("which"),
+        _PAYMENT.state == Asked.SENT.value,
+    )
+    .values(state=sa.bindparam("to"), next_at=None)
+)
+# one that was sent meanwhile makes the race lost
+_DROP = (
+    sa.update(tables.payments)
+    .where(
+        _PAYMENT.order_id.in_(_IDS),
+        _PAYMENT.op == Op.AUTH.value,
+        _PAYMENT.state == Asked.PENDING.value,
+    )
+    .values(state=Asked.DROPPED.value, next_at=None)
+)
+_SIZES = (1, 4, 16, 64, 256)
+
+
+@cache
+def _approve(size: int) -> sa.Update:
+    """Writes a reference for each of so many orders."""
+    refs = [
+        (_PAYMENT.order_id == sa.bindparam(f"order{n}"), sa.bindparam(f"ref{n}", type_=sa.String))
+        for n in range(size)
+    ]
+    return _ANSWER.values(psp_ref=sa.case(*refs))
