@@ -7,9 +7,10 @@ import os
 import socket
 import statistics
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import msgspec
@@ -19,9 +20,9 @@ from aiohttp import WSCloseCode, WSMsgType
 from redis.asyncio import Redis
 
 from chassis.http.server import listening
-from stock import live
+from stock import domain, live
 from stock.app import application
-from stock.domain import Action, Adjust
+from stock.domain import Action, Adjust, Level
 from stock.settings import Settings
 from stock.store import StockStore
 
@@ -144,6 +145,48 @@ async def test_what_nobody_watches_any_more_is_forgotten(
         async with asyncio.timeout(30):
             while hub._watchers or hub._encoded or hub._versions:
                 await asyncio.sleep(0.02)
+
+
+class Heard:
+    """A source in which nothing moves; whether anybody listens to it."""
+
+    def __init__(self) -> None:
+        self.listened = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def moved(self) -> AsyncGenerator[set[str] | None]:
+        self.listened.set()
+        try:
+            while True:
+                yield None
+        finally:
+            self.left.set()
+
+    async def levels(self, skus: Iterable[str]) -> list[Level]:
+        return [domain.level(sku, 1, 0, 1) for sku in skus]
+
+
+async def test_ledgers_are_read_while_somebody_watches() -> None:
+    source = Heard()
+    hub = live.Hub(source, places=2, pace=0.01)
+    following = asyncio.create_task(hub.run())
+    await asyncio.sleep(0)
+
+    assert not source.listened.is_set()
+
+    client: Any = live.Client(Mock(), Mock(), frozenset({"chair"}))
+    for _ in range(2):
+        async with asyncio.timeout(30):
+            with hub.watching(client):
+                await source.listened.wait()
+                await client.wake.wait()
+
+                assert not source.left.is_set()
+
+            await source.left.wait()
+        for each in (source.listened, source.left, client.wake):
+            each.clear()
+    following.cancel()
 
 
 @pytest.mark.parametrize(

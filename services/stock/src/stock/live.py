@@ -7,8 +7,8 @@ told yet: a slow client gets the newest level only, and costs no more memory tha
 import asyncio
 import socket as socket_
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Annotated, NoReturn, Protocol
 from urllib.parse import urlsplit
 
@@ -75,7 +75,10 @@ class Source(Protocol):
     """Where levels are read, and who tells that they moved."""
 
     def moved(self) -> AsyncGenerator[set[str] | None]:
-        """The SKUs that moved, often none; None: any may have. Never silent for long."""
+        """The SKUs that moved, often none; None: any may have, as before it listened.
+
+        Never silent for long.
+        """
         ...
 
     async def levels(self, skus: Iterable[str]) -> list[Level]:
@@ -108,20 +111,30 @@ class Hub:
         self._watchers: defaultdict[str, set[Client]] = defaultdict(set)
         self._versions: dict[str, int] = {}
         self._encoded: dict[str, bytes] = {}
+        self._someone = asyncio.Event()
 
     async def run(self) -> NoReturn:
-        """Tell clients what moves, for as long as the task lives."""
-        behind: set[str] = set()
+        """Tell clients what moves, for as long as the task lives; without one, nothing is read."""
         while True:
-            async for moved in self._source.moved():
-                behind |= self._watchers.keys() if moved is None else moved
-                behind &= self._watchers.keys()
-                if behind:
-                    # what cannot be read now is read in the next round
-                    with suppress(Unavailable):
-                        await self._look(list(behind))
-                        behind.clear()
-                await asyncio.sleep(self._pace)
+            await self._someone.wait()
+            # the source begins with None: what moved before it listened is looked at, too
+            async with aclosing(self._source.moved()) as moves:
+                await self._follow(moves)
+
+    async def _follow(self, moves: AsyncIterator[set[str] | None]) -> None:
+        """Tell clients what moves, until there are none."""
+        behind: set[str] = set()
+        async for moved in moves:
+            behind |= self._watchers.keys() if moved is None else moved
+            behind &= self._watchers.keys()
+            if behind:
+                # what cannot be read now is read in the next round
+                with suppress(Unavailable):
+                    await self._look(list(behind))
+                    behind.clear()
+            await asyncio.sleep(self._pace)
+            if not self._someone.is_set():
+                return
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -141,6 +154,7 @@ class Hub:
         """Let the client hear of its SKUs inside the block."""
         for sku in client.skus:
             self._watchers[sku].add(client)
+        self._someone.set()
         try:
             yield
         finally:
@@ -151,6 +165,8 @@ class Hub:
                     del self._watchers[sku]
                     self._encoded.pop(sku, None)
                     self._versions.pop(sku, None)
+            if not self._watchers:
+                self._someone.clear()
 
     async def tell(self, client: Client, since: dict[str, int]) -> None:
         """Send the levels that the client does not know, then those that change.
