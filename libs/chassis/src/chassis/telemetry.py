@@ -131,16 +131,7 @@ class _Carrier(trace.TracerProvider, trace.Tracer):
         *_: Any,
         **__: Any,
     ) -> trace.Span:
-        parent = trace.get_current_span(context).get_span_context()
-        known = parent.is_valid
-        return trace.NonRecordingSpan(
-            trace.SpanContext(
-                trace_id=parent.trace_id if known else getrandbits(128) or 1,
-                span_id=getrandbits(64) or 1,
-                is_remote=False,
-                trace_state=parent.trace_state if known else None,
-            )
-        )
+        return _Unseen(trace.get_current_span(context))
 
     @contextmanager
     def start_as_current_span(  # type: ignore[override]
@@ -148,6 +139,29 @@ class _Carrier(trace.TracerProvider, trace.Tracer):
     ) -> Iterator[trace.Span]:
         with trace.use_span(self.start_span(name, context)) as span:
             yield span
+
+
+class _Unseen(trace.NonRecordingSpan):
+    """A span of a `_Carrier`. Most are never asked for their ids: they are made when one is."""
+
+    def __init__(self, parent: trace.Span) -> None:
+        self._parent = parent
+        self._own: trace.SpanContext | None = None
+
+    def get_span_context(self) -> trace.SpanContext:
+        if self._own is None:
+            parent = self._parent.get_span_context()
+            known = parent.is_valid
+            self._own = trace.SpanContext(
+                trace_id=parent.trace_id if known else getrandbits(128) or 1,
+                span_id=getrandbits(64) or 1,
+                is_remote=False,
+                trace_state=parent.trace_state if known else None,
+            )
+        return self._own
+
+    def __repr__(self) -> str:
+        return f"_Unseen({self._own!r})"
 
 
 class _FileExporter(SpanExporter):

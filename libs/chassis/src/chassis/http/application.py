@@ -38,10 +38,6 @@ from chassis.problems import (
     Unavailable,
 )
 
-REQUEST_ID = web.RequestKey("request_id", str)
-KEY_ID = web.RequestKey("key_id", str)
-"""The id of the API key that a scoped route was called with."""
-
 MAX_HEADERS = 16 * KIB
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -127,7 +123,6 @@ def _gate(by_route: dict[web.AbstractRoute, _Known], keys: ApiKeys) -> Middlewar
         template = known.template if known else ""
         method = request.method if request.method in _METHODS else "_OTHER"
         request_id = _request_id(request)
-        request[REQUEST_ID] = request_id
         parent = request.headers.get("traceparent")
         span = tracer.start_span(
             known.span if known else method,
@@ -137,7 +132,7 @@ def _gate(by_route: dict[web.AbstractRoute, _Known], keys: ApiKeys) -> Middlewar
         token = context.attach(trace.set_span_in_context(span))
         status = 500
         try:
-            response = await _answer(request, handler, known, keys)
+            response = await _answer(request, handler, known, keys, request_id)
             status = response.status
         except web.HTTPException as redirect:  # what is left of them: 1xx to 3xx
             status = redirect.status
@@ -169,16 +164,18 @@ def _gate(by_route: dict[web.AbstractRoute, _Known], keys: ApiKeys) -> Middlewar
 
 
 async def _answer(
-    request: web.Request, handler: Handler, known: _Known | None, keys: ApiKeys
+    request: web.Request, handler: Handler, known: _Known | None, keys: ApiKeys, request_id: str
 ) -> web.StreamResponse:
     """The handler's reply, or the problem that stopped it."""
     try:
         _refuse_unsafe(request)
         if known is None:
             return await handler(request)  # aiohttp's own: raises 404 or 405
-        route = request[ROUTE] = known.route
+        route = known.route
+        if route.method != "GET":
+            request[ROUTE] = route
         if route.scope is not None:
-            request[KEY_ID] = keys.check(request, route.scope)
+            keys.check(request, route.scope)
         if known.deadline is None:
             return await handler(request)
         return await known.deadline.of(handler(request))
@@ -187,22 +184,24 @@ async def _answer(
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:  # noqa: PLR2004 -- a redirect is no error
             raise
-        return _refusal(_as_problem(error, request), request)
+        return _refusal(_as_problem(error, request, request_id), request, request_id)
 
 
-def _as_problem(error: Exception, request: web.Request) -> Problem:
+def _as_problem(error: Exception, request: web.Request, request_id: str) -> Problem:
     match error:
         case Problem():
             if error.status >= 500:  # noqa: PLR2004 -- the class of our own faults
                 cause = error.__cause__
-                _log.warning("refused", **_about(request), slug=error.slug, exc_info=cause)
+                _log.warning(
+                    "refused", **_about(request, request_id), slug=error.slug, exc_info=cause
+                )
             return error
         case web.HTTPException():
             return _from_aiohttp(error)
         case TimeoutError():
-            _log.warning("timed out", **_about(request), exc_info=error)
+            _log.warning("timed out", **_about(request, request_id), exc_info=error)
             return Unavailable("It took too long.")
-    _log.error("failed", **_about(request), exc_info=error)
+    _log.error("failed", **_about(request, request_id), exc_info=error)
     trace.get_current_span().record_exception(error)
     return Internal()
 
@@ -234,11 +233,11 @@ def _request_id(request: web.Request) -> str:
     return str(uuid_utils.uuid7())
 
 
-def _refusal(error: Problem, request: web.Request) -> web.Response:
+def _refusal(error: Problem, request: web.Request, request_id: str) -> web.Response:
     if prefers_html(request.headers.get(hdrs.ACCEPT, "")):
-        response = problem_page(error, request[REQUEST_ID])
+        response = problem_page(error, request_id)
     else:
-        response = problem(error, request[REQUEST_ID])
+        response = problem(error, request_id)
     if error.headers.get("Connection") == "close":
         response.force_close()
     return response
@@ -269,11 +268,11 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     return problem(ExpectationFailed(headers=CLOSE), _request_id(request))
 
 
-def _about(request: web.Request) -> dict[str, str]:
+def _about(request: web.Request, request_id: str) -> dict[str, str]:
     return {
         "method": request.method,
         "path": request.path,
-        "request_id": request[REQUEST_ID],
+        "request_id": request_id,
     }
 
 
