@@ -2,7 +2,11 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterator
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -17,6 +21,7 @@ from bus.broker import connected
 from shop_contracts.topology import TOPOLOGY
 
 ROOT = Path(__file__).parent
+START = ROOT / "deploy" / "redis" / "start.sh"
 
 # An everyday run draws the same cases each time: what it finds, it finds before it is merged.
 settings.register_profile("everyday", derandomize=True, deadline=None)
@@ -101,3 +106,103 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("CATALOG_", "STOCK_", "SEARCH_", "CHECKOUT_", "OTEL_", "FAILPOINT")):
             monkeypatch.delenv(name)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class Server:
+    """A Redis of one test's own: it may be killed, and its files read."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [
+                *("sh", str(START), "--bind", "127.0.0.1", "--port", str(self.port)),
+                *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always"),
+                *("--save", "", "--aof-use-rdb-preamble", "no"),
+                *("--auto-aof-rewrite-percentage", "0", *self._options),
+            ],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 30
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the private Redis did not start")
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        """As a power cut does; what is on disk stays."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def ask(self, *command: str) -> str:
+        """What redis-cli prints for a command."""
+        asked = ["redis-cli", "-p", str(self.port), *command]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+                probe.sendall(b"PING\r\n")
+                return probe.recv(5) == b"+PONG"
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts Redis servers that belong to the test, with further options."""
+    servers: list[Server] = []
+
+    def start(*options: str) -> Server:
+        servers.append(Server(tmp_path_factory.mktemp("redis"), *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Redis Cluster of this session's own: three masters."""
+    nodes: list[tuple[Server, int]] = []
+    try:
+        for _ in range(3):
+            bus = free_port()
+            options = ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
+            options += ["--appendfsync", "everysec"]
+            nodes.append((Server(tmp_path_factory.mktemp("cluster"), *options), bus))
+        for number, (node, _) in enumerate(nodes):
+            first, last = 16_384 * number // 3, 16_384 * (number + 1) // 3 - 1
+            node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            if number:
+                meet = ("127.0.0.1", str(nodes[0][0].port), str(nodes[0][1]))
+                node.ask("CLUSTER", "MEET", *meet)
+        deadline = time.monotonic() + 60
+        for node, _ in nodes:
+            while True:
+                info = node.ask("CLUSTER", "INFO")
+                if "cluster_state:ok" in info and "cluster_known_nodes:3" in info:
+                    break
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"no cluster: {info}")
+                time.sleep(0.05)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node, _ in nodes)
+    finally:
+        for node, _ in nodes:
+            node.kill()

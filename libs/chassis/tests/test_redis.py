@@ -13,7 +13,7 @@ from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as TooSlow
 
 from chassis import redis as redis_
-from chassis.redis import Script, connect
+from chassis.redis import FAILED, Script, connect
 
 pytestmark = pytest.mark.connected
 
@@ -169,6 +169,29 @@ async def test_a_script_that_redis_does_not_know_is_sent_whole(
 
     assert 3 == await counts([f"{keys}n"], [3])
     assert 5 == await counts(keys=[f"{keys}n"], args=[2])
+
+
+async def test_a_cluster_does_the_same_commands_wherever_their_keys_are(
+    redis_cluster: str, prefix: str
+) -> None:
+    url = redis_cluster.replace("://", "://default:@")
+    async with connect(url, connections=2, timeout=SECONDS) as redis:
+        counts = Script(redis, f"return redis.call('INCRBY', KEYS[1], ARGV[1]) -- {prefix}")
+        keys = [f"{prefix}cluster:{n}" for n in range(20)]
+
+        assert await redis.ping()
+        assert [2] * 20 == await asyncio.gather(*(counts([key], [2]) for key in keys))
+        assert ["2"] * 20 == await asyncio.gather(*(redis.getex(key, ex=60) for key in keys))
+        with pytest.raises(FAILED):
+            await redis.evalsha("0" * 40, 2, *keys[:2])
+        for key in keys:
+            await redis.unlink(key)
+
+
+async def test_a_cluster_that_is_away_is_told_as_one_redis_is() -> None:
+    async with connect("redis+cluster://127.0.0.1:1", connections=2, timeout=1) as redis:
+        with pytest.raises(FAILED):
+            await redis.get("key")
 
 
 async def test_one_who_gives_up_takes_nobody_along(redis: Redis, keys: str) -> None:

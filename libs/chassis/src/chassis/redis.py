@@ -10,7 +10,7 @@ Knows no key.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -19,13 +19,22 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import DataError, InvalidResponse, NoScriptError
+from redis.exceptions import (
+    DataError,
+    InvalidResponse,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+)
 from redis.exceptions import TimeoutError as TooSlow
 
 from chassis import telemetry
+from chassis.cluster import cluster, is_cluster
 
 MOST = 10_000
 """Commands that may wait for their replies; one more is refused, as by a pool that is used up."""
+FAILED = (RedisError, RedisClusterException, OSError)
+"""Errors of a Redis, or of a cluster of them, that did not do what was asked."""
 READ_BYTES = 256 * 1024
 UNSENT_BYTES = 1024 * 1024
 """What may wait in the socket's buffer before commands are kept back."""
@@ -39,8 +48,15 @@ def connect(url: str, *, connections: int, timeout: float, patience: float = 0) 
     """A client that decodes replies and runs each command at most once.
 
     Connecting, a free connection and a reply may each take `timeout` seconds, a reply `patience`
-    seconds more: what blocks inside Redis needs them.
+    seconds more: what blocks inside Redis needs them. Where the address is a cluster's, so is the
+    client: it does the same commands, as long as all keys of one are in one hash slot.
     """
+    if is_cluster(url):
+        client = cast(
+            "Redis", cluster(url, connections=connections, timeout=timeout, patience=patience)
+        )
+        telemetry.instrument_redis(client)
+        return client
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=connections,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -15,7 +15,8 @@ import chassis.redis
 import notify.api
 from bus.consumer import consume
 from bus.redis_stream import BLOCK_MILLISECONDS, RedisOutbox
-from chassis import http, telemetry
+from chassis import http
+from chassis.cluster import is_cluster
 from chassis.database import Database, database
 from chassis.problems import Unavailable
 from chassis.process import run_until_stopped, serve, stopping
@@ -29,7 +30,6 @@ from stock import api as api_
 from stock import worker as worker_
 from stock.auditor import Auditor, Bounds
 from stock.bookkeeping import Bookkeeper
-from stock.cluster import cluster, is_cluster
 from stock.domain import build
 from stock.journal import Journal
 from stock.ledgers import BLOCK_MILLISECONDS as LEDGER_BLOCK_MILLISECONDS
@@ -47,19 +47,7 @@ FILLED = "redis filled (else ./shop rebuild stock)"
 
 
 def connect(settings: Settings, *, patience: float = 0) -> Redis:
-    """A client that runs each command at most once; `patience` seconds more for blocking reads.
-
-    A client of a cluster does the same commands.
-    """
-    if is_cluster(settings.redis_url):
-        client = cluster(
-            settings.redis_url,
-            connections=settings.redis_connections,
-            timeout=settings.redis_timeout,
-            patience=patience,
-        )
-        telemetry.instrument_redis(client)
-        return cast("Redis", client)
+    """A client that runs each command at most once; `patience` seconds more for blocking reads."""
     return chassis.redis.connect(
         settings.redis_url,
         connections=settings.redis_connections,

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from chassis.redis import FAILED
 from stock.domain import Level, level
 from stock.store import StockStore
 from stock.store.problems import UnknownSku
@@ -63,7 +63,7 @@ class Ledgers:
                     places = {key: await self._end(key) for key in keys}
                     news.tell(None)
                 news.tell(await self._page(places))
-            except (RedisError, OSError) as error:
+            except FAILED as error:
                 _log.warning("the ledger cannot be followed", error=type(error).__name__)
                 # it may have been trimmed, or be another one, when it can be read again
                 places = {}

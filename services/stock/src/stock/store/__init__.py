@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from stock.install import Install
-from stock.parts import Parts, anywhere
+from stock.parts import Parts
 from stock.slots import Slots, answering
 from stock.store.carts import Carts
 from stock.store.holds import Holds
@@ -37,4 +37,4 @@ class StockStore:
 
     async def ping(self) -> None:
         with answering:
-            await self._redis.ping(**anywhere(self._redis))
+            await self._redis.ping()

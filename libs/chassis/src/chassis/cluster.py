@@ -1,10 +1,10 @@
-"""Redis Cluster behind the interface of one Redis, as the store uses it. Knows no key.
+"""Redis Cluster behind the interface of one Redis, for commands that have a key. Knows none.
 
 An address of a cluster is `redis+cluster://user:password@host:port,host:port`.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 from redis.asyncio import RedisCluster
@@ -33,6 +33,13 @@ class Cluster(RedisCluster):
         self._turns = asyncio.Semaphore(turns)
         self._patience = patience
 
+    async def __aenter__(self) -> Self:
+        """Connect when first asked, as to one Redis: a cluster that is away is no error yet."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """As RedisCluster.execute_command, but for its turn."""
         try:
@@ -44,6 +51,10 @@ class Cluster(RedisCluster):
             return await super().execute_command(*args, **kwargs)
         finally:
             self._turns.release()
+
+    async def ping(self, **kwargs: Any) -> bool:
+        """Whether the cluster is there: one of its nodes, for others may be away."""
+        return bool(await self.execute_command("PING", target_nodes="default-node", **kwargs))
 
 
 def is_cluster(url: str) -> bool:
