@@ -16,13 +16,13 @@ from aiohttp import ClientSession, DummyCookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from msgspec import Struct
 from multidict import CIMultiDictProxy
-from redis.asyncio import Redis
 
 import chassis.database
 import payments.app
 import payments.settings
 from bus.sql import SqlOutbox
 from chassis.database import Database
+from chassis.redis import connect
 from checkout import app
 from checkout.domain import Approved, Timers
 from checkout.provider.stripe import Stripe
@@ -199,11 +199,29 @@ def projections(database: Database) -> Projections:
     return Projections(database)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What needs carts runs on one Redis, and in the long form also on a Redis Cluster.
+
+    Marked `everywhere`, it runs on both in the everyday form.
+    """
+    if "settings" not in metafunc.fixturenames:
+        return
+    everyday = metafunc.definition.get_closest_marker("everywhere") is not None
+    cluster = pytest.param(True, id="cluster", marks=() if everyday else (pytest.mark.long,))
+    metafunc.parametrize("on_cluster", [pytest.param(False, id="one"), cluster])
+
+
 @pytest.fixture
-async def settings(stack: Stack, prefix: str, tmp_path: Path) -> AsyncIterator[Settings]:
+async def settings(
+    stack: Stack,
+    prefix: str,
+    tmp_path: Path,
+    on_cluster: bool,
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[Settings]:
     """A service of this test's own: its carts and its SQLite file."""
     settings = Settings(
-        redis_url=stack.redis_carts_url,
+        redis_url=request.getfixturevalue("redis_cluster") if on_cluster else stack.redis_carts_url,
         database_url=f"sqlite+aiosqlite:///{tmp_path}/checkout.sqlite3",
         key_prefix=f"{prefix}{secrets.token_hex(3)}:",
         profile="test",
@@ -211,10 +229,9 @@ async def settings(stack: Stack, prefix: str, tmp_path: Path) -> AsyncIterator[S
         sign_ins_per_address=12,
     )
     yield settings
-    async with Redis.from_url(settings.redis_url) as redis:
-        keys = [key async for key in redis.scan_iter(f"{settings.key_prefix}*", count=1_000)]
-        if keys:
-            await redis.unlink(*keys)
+    async with connect(settings.redis_url, connections=4, timeout=10) as redis:
+        for key in [key async for key in redis.scan_iter(f"{settings.key_prefix}*", count=1_000)]:
+            await redis.unlink(key)
 
 
 @pytest.fixture

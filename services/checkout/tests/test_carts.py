@@ -10,7 +10,7 @@ from checkout.store.carts import Carts, own
 from checkout.store.problems import CartFull
 from shop_contracts.types import PricedLine
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.everywhere]
 
 
 def sold(sku: str, qty: int) -> PricedLine:

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from redis.asyncio import Redis
 
 from chassis.database import Database
+from chassis.redis import connect
 from checkout.after import Back, RefundWanted, ShipmentWanted, Units
 from checkout.domain import Approved, CancelRequested, Timers
 from checkout.settings import Settings
@@ -180,7 +180,7 @@ async def test_only_a_hash_of_the_session_is_kept_and_using_it_makes_it_last(
     ada = browsers()
     await ada.sign_in(ADA)
 
-    async with Redis.from_url(settings.redis_url, decode_responses=True) as redis:
+    async with connect(settings.redis_url, connections=4, timeout=10) as redis:
         keys = [key async for key in redis.scan_iter(f"{settings.key_prefix}session:*")]
         (session,) = [key for key in keys if ":of:" not in key]
         await redis.expire(session, 60)
@@ -331,11 +331,11 @@ async def known_of(text: str, own: Database, settings: Settings) -> set[str]:
             for row in await connection.execute(sa.select(table)):
                 if text in repr(tuple(row)):
                     found.add(table.name)
-    async with Redis.from_url(settings.redis_url) as redis:
+    async with connect(settings.redis_url, connections=4, timeout=10) as redis:
         async for key in redis.scan_iter(f"{settings.key_prefix}*"):
             value = await redis.dump(key)
-            if text.encode() in key + (value or b""):
-                found.add(key.decode())
+            if text in key or text.encode() in (value or b""):
+                found.add(key)
     return found
 
 

@@ -11,12 +11,13 @@ import uuid_utils.compat as uuids
 
 from chassis.problems import NotFound
 from checkout.domain import CancelRequested, Timers
-from checkout.store.carts import Carts, Merge, own
+from checkout.store.carts import Carts, own
+from checkout.store.merging import Merge
 from checkout.store.orders import Orders
 from checkout.store.problems import CartFull
 from shop_contracts.types import PricedLine
 
-pytestmark = pytest.mark.connected
+pytestmark = [pytest.mark.connected, pytest.mark.everywhere]
 
 Browsers = Callable[[], Any]
 

@@ -17,8 +17,8 @@ from chassis.problems import NotFound, Unavailable
 from checkout import visitor
 from checkout.forms import FORM_PROBLEMS, FRAMED, MAX_FORM, PRIVATE, go, read_form
 from checkout.quotes import MAX_QTY, Qty
-from checkout.store.carts import Merge
 from checkout.store.checkout import CartView
+from checkout.store.merging import Merge
 from checkout.store.problems import (
     CartFull,
     CouponRefused,

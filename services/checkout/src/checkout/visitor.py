@@ -21,8 +21,9 @@ from chassis.problems import NotFound
 from checkout.forms import refuse_foreign
 from checkout.quotes import ANYWHERE, Delivery
 from checkout.store.account import Account
-from checkout.store.carts import Merge, is_a_customers, own
+from checkout.store.carts import is_a_customers, own
 from checkout.store.checkout import CartView, Checkout
+from checkout.store.merging import Merge
 from checkout.store.problems import SignInNeeded
 
 ACCOUNT = web.AppKey("account", Account)

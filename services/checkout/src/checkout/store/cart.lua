@@ -6,7 +6,7 @@
 --       8 1 if the cart's id comes back: then its version and its last order outlive its lines
 --       9 the prices that the shopper sees now
 local version = redis.call('HGET', KEYS[1], 'v')
-if not version then return {'missing'} end
+if not version then return {redis.call('HEXISTS', KEYS[1], 'm') == 1 and 'frozen' or 'missing'} end
 if ARGV[2] ~= '' and ARGV[2] ~= version then return {'stale'} end
 if ARGV[1] == 'drop' then
   redis.call('DEL', KEYS[2])

@@ -1,5 +1,8 @@
 """Carts in Redis: one hash per cart, every change one script. Knows nothing of prices or orders.
 
+Each cart is in a hash slot of its own: all that is one command's lies there (`merging.py` moves
+lines from one to another).
+
 Whoever knows the id of a guest's cart may change it, so it is 192 random bits. A customer has one
 cart, whose id is the customer's own: it is theirs alone, and comes back after the cart is gone.
 Carts live for `ttl` after their last change; one that is gone answers like one that never was.
@@ -13,13 +16,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from chassis.problems import NotFound, PreconditionFailed, Unavailable
-from chassis.redis import Script
+from chassis.redis import FAILED, Script
 from checkout.quotes import MAX_LINES, MAX_QTY, Cart
+from checkout.store.merging import Merge, Merging
 from checkout.store.problems import CartFull
 from shop_contracts.types import PricedLine
 
@@ -30,14 +32,6 @@ Prices = Mapping[str, int]
 """What one unit costs, in minor units by currency."""
 UNSEEN: Prices = {}
 _CUSTOMERS = re.compile(r"[0-9a-f]{32}")
-
-
-class Merge(Struct, frozen=True, kw_only=True):
-    """What became of a guest's lines: moved, left for want of room, cut to the most units."""
-
-    moved: int = 0
-    left: int = 0
-    cut: int = 0
 
 
 def own(customer: UUID) -> str:
@@ -57,25 +51,21 @@ class Carts:
         self.redis = redis
         self._prefix = prefix
         self._ttl_s = ttl_s
-        self._begin = Script(redis, (HERE / "begin.lua").read_text())
-        self._change = Script(redis, (HERE / "cart.lua").read_text())
-        self._read = Script(redis, (HERE / "read.lua").read_text())
-        self._use_coupon = Script(redis, (HERE / "coupon.lua").read_text())
-        self._settle = Script(redis, (HERE / "settle.lua").read_text())
-        self._merge = Script(redis, (HERE / "merge.lua").read_text())
+        self._beginning = Script(redis, (HERE / "begin.lua").read_text())
+        self._reading = Script(redis, (HERE / "read.lua").read_text())
+        self._changing = Script(redis, (HERE / "cart.lua").read_text())
+        self._using_coupon = Script(redis, (HERE / "coupon.lua").read_text())
+        self._settling = Script(redis, (HERE / "settle.lua").read_text())
+        self._merging = Merging(redis, self._key, ttl_s)
 
     async def create(self) -> Cart:
         """A new, empty cart."""
-        id_ = secrets.token_urlsafe(ID_BYTES)
-        await self._begins(id_)
-        return Cart(id=id_, version=1, lines={})
+        return await self._begin(secrets.token_urlsafe(ID_BYTES))
 
     async def get(self, id_: str) -> Cart:
         """The cart. Raises NotFound."""
-        with _reachable():
-            found = await self._read(keys=[self._key(id_), self._coupon(id_)])
-        if not found:
-            raise NotFound("There is no such cart.")
+        outcome, *found = await self._ask(self._reading, id_)
+        _refuse(outcome)
         return _read(id_, found)
 
     async def use_coupon(self, id_: str, code: str, version: int | None = None) -> None:
@@ -84,16 +74,12 @@ class Carts:
         Raises NotFound, PreconditionFailed.
         """
         expected = "" if version is None else version
-        with _reachable():
-            (outcome,) = await self._use_coupon(
-                keys=[self._key(id_), self._coupon(id_)], args=[code, expected, self._ttl_s]
-            )
+        (outcome,) = await self._ask(self._using_coupon, id_, code, expected, self._ttl_s)
         _refuse(outcome)
 
     async def ensure(self, customer: UUID) -> Cart:
         """The customer's cart, which begins to exist when it has to."""
-        await self._begins(own(customer))
-        return await self.get(own(customer))
+        return await self._begin(own(customer))
 
     async def merge(self, guest: str, customer: UUID) -> Merge:
         """Put a guest's cart into the customer's: units of one SKU add up, to 999 at most.
@@ -101,11 +87,7 @@ class Carts:
         No line is lost: one that finds no room stays in the guest's cart. Again changes nothing.
         """
         with _reachable():
-            moved, left, cut = await self._merge(
-                keys=[self._key(guest), self._key(own(customer))],
-                args=[own(customer), self._ttl_s, MAX_LINES, MAX_QTY],
-            )
-        return Merge(moved=moved, left=left, cut=cut)
+            return await self._merging.merge(guest, own(customer))
 
     async def forget(self, customer: UUID) -> None:
         """Nothing is left of the customer's cart."""
@@ -136,22 +118,16 @@ class Carts:
     async def settle(self, id_: str, order_id: str, lines: Sequence[PricedLine]) -> None:
         """Take a confirmed order's units out, however often it is called."""
         pairs = [value for line in lines for value in (line.sku, line.qty)]
+        outcome, *to = await self._ask(self._settling, id_, order_id, _comes_back(id_), *pairs)
         with _reachable():
-            moved_to = await self._settle(
-                keys=[self._key(id_)], args=[order_id, _comes_back(id_), *pairs]
-            )
             # a coupon is for one order
             await self.redis.unlink(self._coupon(id_))
-        if moved_to is not None:
-            await self.settle(moved_to, order_id, lines)
+        if outcome == "moved":
+            await self.settle(to[0], order_id, lines)
 
     async def ping(self) -> None:
         """Raise when Redis does not answer."""
         await self.redis.ping()
-
-    async def _begins(self, id_: str) -> None:
-        with _reachable():
-            await self._begin(keys=[self._key(id_)], args=[self._ttl_s])
 
     async def _changed(
         self, id_: str, op: str, version: int | None, sku: str, qty: int, seen: Prices = UNSEEN
@@ -163,17 +139,26 @@ class Carts:
     ) -> list[str]:
         expected = "" if version is None else version
         prices = ",".join(f"{currency}={minor}" for currency, minor in seen.items())
-        with _reachable():
-            outcome, *rest = await self._change(
-                keys=[self._key(id_), self._coupon(id_)],
-                args=[
-                    *(op, expected, sku, qty, self._ttl_s, MAX_LINES, MAX_QTY),
-                    *(_comes_back(id_), prices),
-                ],
-            )
+        outcome, *found = await self._ask(
+            *(self._changing, id_, op, expected, sku, qty, self._ttl_s, MAX_LINES, MAX_QTY),
+            *(_comes_back(id_), prices),
+        )
         _refuse(outcome)
-        flat: list[str] = rest
-        return flat
+        return found
+
+    async def _begin(self, id_: str) -> Cart:
+        _, *found = await self._ask(self._beginning, id_, self._ttl_s)
+        return _read(id_, found)
+
+    async def _ask(self, script: Script, id_: str, *args: str | int) -> list[str]:
+        """What the script says of the cart; a merge that has frozen it is ended before."""
+        keys = self._key(id_), self._coupon(id_)
+        with _reachable():
+            reply: list[str] = await script(keys, args)
+            while reply[0] == "frozen":
+                await self._merging.finish(id_)
+                reply = await script(keys, args)
+        return reply
 
     def _key(self, id_: str) -> str:
         return f"{self._prefix}cart:{{{id_}}}"
@@ -200,7 +185,7 @@ def _comes_back(id_: str) -> int:
 def _reachable() -> Iterator[None]:
     try:
         yield
-    except (RedisError, OSError) as error:
+    except FAILED as error:
         raise Unavailable("Carts cannot be reached.") from error
 
 

@@ -21,10 +21,11 @@ from checkout.purchase import Purchase
 from checkout.quotes import ANYWHERE, Cart, CartLine, Delivery, Offer, Quote
 from checkout.rules import Rules
 from checkout.store import destinations
-from checkout.store.carts import Carts, Merge, is_a_customers
+from checkout.store.carts import Carts, is_a_customers
 from checkout.store.coupons import Coupons
 from checkout.store.customers import Customers
 from checkout.store.invoices import Drawn
+from checkout.store.merging import Merge
 from checkout.store.orders import Orders
 from checkout.store.placing import Accepted
 from checkout.store.problems import (

@@ -8,17 +8,19 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import time
 from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from chassis.problems import Unavailable
+from chassis.redis import FAILED, Script
 from checkout.store.problems import TooManySignIns
 
+HERE = Path(__file__).parent
 TOKEN_BYTES = 32
 
 
@@ -47,12 +49,14 @@ class Sessions:
             if instead_of is not None:
                 await self.end(instead_of)
             # first the list: what is not on it could not be ended from elsewhere
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                # a pipeline's commands are sent by `execute`
                 _ = pipe.zremrangebyscore(self._all(customer), 0, int(time()))
                 _ = pipe.zadd(self._all(customer), {_digest(token): until})
                 _ = pipe.expire(self._all(customer), self._most_s)
-                _ = pipe.set(self._key(_digest(token)), value, ex=min(self._idle_s, self._most_s))
                 await pipe.execute()
+            lasts = min(self._idle_s, self._most_s)
+            await self._redis.set(self._key(_digest(token)), value, ex=lasts)
         return token
 
     async def customer(self, token: str) -> UUID | None:
@@ -96,19 +100,15 @@ class Limits:
     """How often somebody may ask for a sign-in; they are counted under a hash of who they are."""
 
     def __init__(self, redis: Redis, prefix: str, seconds: int) -> None:
-        self._redis = redis
         self._prefix = prefix
         self._seconds = seconds
+        self._counting = Script(redis, (HERE / "count.lua").read_text())
 
     async def count(self, kind: str, who: str) -> tuple[int, int]:
         """How often it is with this time, and in how many seconds the count begins anew."""
         key = f"{self._prefix}limit:{kind}:{_digest(who)[:32]}"
         with _reachable():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                _ = pipe.incr(key)
-                _ = pipe.expire(key, self._seconds, nx=True)
-                _ = pipe.ttl(key)
-                times, _, left = await pipe.execute()
+            times, left = await self._counting([key], [self._seconds])
         return times, max(left, 1)
 
     async def refuse_more_than(self, most: int, kind: str, who: str) -> None:
@@ -126,5 +126,5 @@ def _digest(text: str) -> str:
 def _reachable() -> Iterator[None]:
     try:
         yield
-    except (RedisError, OSError) as error:
+    except FAILED as error:
         raise Unavailable("Sessions cannot be reached.") from error
