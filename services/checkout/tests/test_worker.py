@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import aio_pika
 import pytest
@@ -15,8 +15,10 @@ from bus.consumer import consume
 from bus.relay import relay
 from bus.sql import SqlOutbox
 from chassis.database import Database
+from chassis.problems import NotFound, Unavailable
 from checkout import app, worker
-from checkout.domain import Timers
+from checkout.domain import Approved, Timers
+from checkout.letters import Shop
 from checkout.provider import Provider
 from checkout.settings import Settings
 from checkout.store import tables
@@ -340,3 +342,54 @@ async def test_an_order_that_was_accepted_while_all_else_was_down_is_confirmed_l
         view = await ended(client, order_id)
 
     assert ("placed", "confirmed") == (before, view["status"])
+
+
+class OneAway:
+    """Carts of which one cannot be reached."""
+
+    def __init__(self, carts: Carts, away: str) -> None:
+        self._carts = carts
+        self._away = away
+
+    async def settle(self, cart_id: str, *order: Any) -> None:
+        if cart_id == self._away:
+            raise Unavailable("Its node is away.")
+        await self._carts.settle(cart_id, *order)
+
+
+async def test_a_cart_out_of_reach_stands_in_the_way_of_no_other(
+    carts: Carts, own: Database, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "FAILED_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "CARTS", 2)
+    orders, ids = Orders(own, Timers()), []
+    for _ in range(5):
+        cart = await carts.put((await carts.create()).id, "LAMP-1", 2)
+        accepted = await orders.place(
+            cart.id, "k" * 16, b"x" * 32, make.a_purchase(), make.a_quote()
+        )
+        await make.authorise(orders, str(accepted.order_id))
+        await orders.apply(accepted.order_id, make.committed(accepted.order_id))
+        for ask in await orders.claim_payments(1, timedelta(seconds=30)):
+            await orders.answered(ask, Approved("ref"))
+        ids.append(cart.id)
+    away, *others = sorted(ids)
+    work = worker.Work(
+        orders=orders,
+        after=After(own, Shop()),
+        projections=Projections(own),
+        carts=cast("Carts", OneAway(carts, away)),
+        provider=cast("Provider", None),
+    )
+
+    settling = asyncio.create_task(worker.sold_carts(work))
+    async with asyncio.timeout(PATIENCE_S):
+        while len(waiting := await orders.sold_carts("", 100)) > 1:
+            await asyncio.sleep(0.01)
+    settling.cancel()
+    await asyncio.wait([settling])
+
+    assert [away] == [one.cart_id for one in waiting]
+    for cart_id in others:
+        with pytest.raises(NotFound):
+            await carts.get(cart_id)

@@ -147,16 +147,27 @@ async def deadlines(work: Work) -> NoReturn:
 
 
 async def sold_carts(work: Work) -> NoReturn:
-    """Take what was confirmed out of its cart, and then let the cart be ordered again."""
+    """Take what was confirmed out of its cart, and then let the cart be ordered again.
+
+    A cart that is out of reach, on a node that is away, stands in the way of no other.
+    """
+    after = ""
 
     async def step() -> bool:
-        sold = await work.orders.sold_carts(CARTS)
-        await asyncio.gather(
-            *(work.carts.settle(one.cart_id, str(one.order_id), one.lines) for one in sold)
+        nonlocal after
+        sold = await work.orders.sold_carts(after, CARTS)
+        more = len(sold) == CARTS
+        after = sold[-1].cart_id if more else ""
+        settled = await asyncio.gather(
+            *(work.carts.settle(one.cart_id, str(one.order_id), one.lines) for one in sold),
+            return_exceptions=True,
         )
-        if sold:
-            await work.orders.free_carts([one.order_id for one in sold])
-        return len(sold) == CARTS
+        if free := [one.order_id for one, lost in zip(sold, settled, strict=True) if not lost]:
+            await work.orders.free_carts(free)
+        for lost in settled:
+            if lost is not None:
+                raise lost
+        return more
 
     await _for_ever(step, CART_SECONDS)
 

@@ -188,10 +188,10 @@ class Orders:
         async with self._database.read() as connection:
             return (await connection.scalars(query)).all()
 
-    async def sold_carts(self, limit: int) -> Sequence[rows.Sold]:
-        """What confirmed orders have sold and still lies in their carts."""
+    async def sold_carts(self, after: str, limit: int) -> Sequence[rows.Sold]:
+        """What confirmed orders have sold and still lies in their carts, by the carts' ids."""
         async with self._database.read() as connection:
-            return await rows.sold(connection, limit)
+            return await rows.sold(connection, after, limit)
 
     async def free_carts(self, ids: Sequence[UUID]) -> None:
         """Let the carts be ordered again: what these orders sold is out of them."""

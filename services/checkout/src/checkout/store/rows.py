@@ -118,9 +118,9 @@ async def load(
     }
 
 
-async def sold(connection: AsyncConnection, limit: int) -> list[Sold]:
-    """What confirmed orders have sold and still lies in their carts."""
-    found = (await connection.execute(_SOLD, {"most": limit})).all()
+async def sold(connection: AsyncConnection, after: str, limit: int) -> list[Sold]:
+    """What confirmed orders have sold and still lies in their carts, by the carts' ids."""
+    found = (await connection.execute(_SOLD, {"after": after, "most": limit})).all()
     lines: dict[UUID, list[PricedLine]] = {row.id: [] for row in found}
     if found:
         for order_id, sku, qty, name, unit in await connection.execute(
@@ -262,9 +262,10 @@ _PAYMENTS = sa.select(_PAID.order_id, _PAID.op, _PAID.state).where(_PAID.order_i
 _SOLD = (
     sa.select(tables.orders.c.id, tables.orders.c.claims_cart)
     .where(
-        tables.orders.c.claims_cart.is_not(None),
+        tables.orders.c.claims_cart > sa.bindparam("after"),
         tables.orders.c.status == Status.CONFIRMED.value,
     )
+    .order_by(tables.orders.c.claims_cart)
     .limit(sa.bindparam("most"))
 )
 _SEEN = sa.select(_INBOX.source, _INBOX.event_id).where(
