@@ -4,6 +4,7 @@ import asyncio
 import email
 import hashlib
 import os
+import secrets
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -30,14 +31,17 @@ from stock.settings import Settings
 from stock.store import StockStore
 from stock.waiting import alerts
 
-pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
+pytestmark = pytest.mark.connected
 
 KEY = {"Authorization": "Bearer k_w_write"}
 BACK = {"sku": "chair", "when": "back_in_stock"}
 BELOW = {"sku": "chair", "when": "price_below", "currency": "EUR", "below_minor": 1_000}
-# the stream is one for all tests of a session: each of its own SKU
-STOOL = BACK | {"sku": "stool"}
 ADA = {"email": "ada@people.example"}
+
+
+def own(sku: str) -> str:
+    """A SKU of one test's own: the stream is one for all tests of a session."""
+    return f"{sku}-{secrets.token_hex(3)}"
 
 
 @pytest.fixture
@@ -99,6 +103,7 @@ async def test_asking_again_is_answered_alike(
     assert 1 == len(await ids(config))
 
 
+@pytest.mark.everywhere
 async def test_there_is_nothing_to_wait_for_where_it_is_so_already(
     client: aiohttp.ClientSession, store: StockStore
 ) -> None:
@@ -215,6 +220,7 @@ async def running(config: Settings, broker_url: str, *names: str) -> AsyncIterat
         "STOCK_REDIS_URL": config.redis_url,
         "STOCK_BROKER_URL": broker_url,
         "STOCK_KEY_PREFIX": config.key_prefix,
+        "STOCK_PARTITIONS": str(config.partitions),
         "STOCK_REDIS_TIMEOUT": "10",
         "STOCK_PROFILE": "test",
         "STOCK_DATABASE_URL": config.database_url,
@@ -253,6 +259,7 @@ async def until(config: Settings, title: str, count: int) -> list[EmailMessage]:
     return found
 
 
+@pytest.mark.everywhere
 async def test_units_that_come_back_are_told_to_as_many_as_they_are_and_a_price_to_all(
     client: aiohttp.ClientSession,
     config: Settings,
@@ -260,23 +267,25 @@ async def test_units_that_come_back_are_told_to_as_many_as_they_are_and_a_price_
     broker_url: str,
     hook: Hook,
 ) -> None:
-    await put(store, "stool", 0)
+    sku = own("stool")
+    stool = BACK | {"sku": sku}
+    await put(store, sku, 0)
     made = (await post(client, {"url": hook.url}, "/alerts/webhooks", **KEY))[1]
-    assert 202 == (await post(client, STOOL | {"webhook": made["webhook"]["id"]}, **KEY))[0]
+    assert 202 == (await post(client, stool | {"webhook": made["webhook"]["id"]}, **KEY))[0]
     for n in range(5):
-        assert 202 == (await post(client, STOOL | {"email": f"p{n}@people.example"}))[0]
-    assert 202 == (await post(client, BELOW | ADA | {"sku": "stool"}))[0]
+        assert 202 == (await post(client, stool | {"email": f"p{n}@people.example"}))[0]
+    assert 202 == (await post(client, BELOW | ADA | {"sku": sku}))[0]
 
     # two processes of each hear of it, and one is told only once
     async with running(config, broker_url, "relay", "relay", "notify", "notify"):
         await until(config, "We will tell you", 6)
-        await put(store, "stool", 3)
-        first = await until(config, "stool is back", 2)
-        await price(client, "stool", 750)
+        await put(store, sku, 3)
+        first = await until(config, f"{sku} is back", 2)
+        await price(client, sku, 750)
         (cheap,) = await until(config, "costs €7.50 now", 1)
-        await put(store, "stool", 0)
-        await put(store, "stool", 2)
-        second = await until(config, "stool is back", 4)
+        await put(store, sku, 0)
+        await put(store, sku, 2)
+        second = await until(config, f"{sku} is back", 4)
         async with asyncio.timeout(30):
             while not hook.got:
                 await asyncio.sleep(0.05)
@@ -287,7 +296,7 @@ async def test_units_that_come_back_are_told_to_as_many_as_they_are_and_a_price_
     ((headers, body),) = hook.got
     told = Webhook(made["secret"]).verify(body, headers)
     assert ("alert.back_in_stock", 3) == (told["type"], told["data"]["available"])
-    assert 4 == len(mails(config, "stool is back"))
+    assert 4 == len(mails(config, f"{sku} is back"))
 
 
 async def test_people_stand_in_no_event_and_no_log(
@@ -298,16 +307,15 @@ async def test_people_stand_in_no_event_and_no_log(
     redis: Redis,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    await put(store, "bench", 0)
-    await post(client, BACK | {"sku": "bench", "email": "canary@people.example"})
+    sku = own("bench")
+    await put(store, sku, 0)
+    await post(client, BACK | {"sku": sku, "email": "canary@people.example"})
     async with running(config, broker_url, "relay", "notify"):
-        await put(store, "bench", 1)
-        await until(config, "bench is back", 1)
+        await put(store, sku, 1)
+        await until(config, f"{sku} is back", 1)
     said = capfd.readouterr()
-    raw = Redis.from_url(config.redis_url)
 
     assert "canary" not in said.out + said.err
     assert "tried" in said.out + said.err
     async for key in redis.scan_iter(f"{config.key_prefix}*"):
-        assert b"canary" not in (await raw.dump(key) or b"")
-    await raw.aclose()
+        assert b"canary" not in (await redis.dump(key) or b"")
