@@ -64,7 +64,7 @@ def test_no_two_profiles_share_a_port() -> None:
 def _listened(profile: Profile) -> list[int]:
     found = list(profile.ports.values())
     for node in profile.nodes() if profile.clustered else []:
-        found.append(node.ports["redis-stock"] + BUS)
+        found += [node.ports[name] + BUS for name in ("redis-stock", "redis-carts")]
         if node.node > 1:
             found += [at for name, at in node.ports.items() if name.startswith(CLUSTERED)]
     return found

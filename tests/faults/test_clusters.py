@@ -4,8 +4,11 @@ import asyncio
 import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from email import message_from_bytes
+from email.policy import default as policy
 from functools import partial
 from operator import eq, lt
+from secrets import token_hex
 from typing import TypeVar
 from uuid import uuid4
 
@@ -30,7 +33,7 @@ T = TypeVar("T")
 
 SKUS, CHANGES = 20, 6_000
 BROKERS = ["rabbitmq", "rabbitmq-2", "rabbitmq-3"]
-KILLED = ["redis-stock-2", "rabbitmq", "elasticsearch-3"]
+KILLED = ["redis-stock-2", "redis-carts-3", "rabbitmq", "elasticsearch-3"]
 
 
 class Changes:
@@ -119,6 +122,38 @@ async def patiently(look: Callable[[], Awaitable[T]], holds: Callable[[T], objec
     return found
 
 
+async def order(shop: ShopClient, lines: Sequence[tuple[str, int]]) -> str:
+    """The id of an order by somebody who tries again where a node is away, with one key."""
+    cart = (await patiently(partial(shop.send, "POST", "/api/carts", status=201)))["cart_id"]
+    for sku, qty in lines:
+        await shop.add(cart, sku, qty)
+    purchase = {"email": "ada@example.com", "payment": {"token": "tok_ok"}}
+    key = {"Idempotency-Key": token_hex(16)}
+    path = f"/api/carts/{cart}/checkout"
+    placed = await patiently(partial(shop.send, "POST", path, purchase, status=202, **key))
+    return str(placed["order_id"])
+
+
+async def told(nodes: Stack, shop: ShopClient) -> list[str]:
+    """The subjects of the mails to whoever waits for a product that comes back and gets cheaper."""
+    sku = await patiently(partial(shop.put_product, price=1_000, stock=0))
+    below = {"when": "price_below", "currency": "EUR", "below_minor": 900}
+    for wish in ({"when": "back_in_stock"}, below):
+        body = {"sku": sku, "email": "ada@people.example"} | wish
+        await shop.send("POST", "/api/alerts", body, status=202)
+    prices = {"prices": [{"currency": "EUR", "amount_minor": 800}]}
+    await shop.send("PUT", f"/api/products/{sku}/prices", prices)
+    await shop.send("PUT", f"/api/products/{sku}/stock", {"stock": 1, "action": "set"})
+
+    async def mails() -> list[str]:
+        folder = nodes.profile.folder("mails", "stock")
+        read = [message_from_bytes(path.read_bytes(), policy=policy) for path in folder.glob("*")]
+        subjects = sorted(str(mail["Subject"]).replace(sku, "it") for mail in read)
+        return [subject for subject in subjects if "We will tell" not in subject]
+
+    return await patiently(mails, lambda found: len(found) == 2)
+
+
 async def test_the_shop_sells_on_clusters_of_which_a_node_dies(nodes: Stack) -> None:
     await asyncio.to_thread(nodes.deploy)
     await asyncio.to_thread(nodes.start)
@@ -132,18 +167,20 @@ async def test_the_shop_sells_on_clusters_of_which_a_node_dies(nodes: Stack) -> 
         # they lie in several partitions of stock
         skus = [await patiently(partial(shop.put_product, stock=20)) for _ in range(4)]
         lines = [(sku, 1) for sku in skus]
-        assert "confirmed" == await outcome(shop, await shop.order(*lines))
+        assert "confirmed" == await outcome(shop, await order(shop, lines))
         for node in KILLED:
-            orders = [await shop.order(*lines) for _ in range(2)]
+            orders = [await order(shop, lines) for _ in range(2)]
             gone = asyncio.create_task(dies(nodes, node))
-            orders += [await shop.order(*lines) for _ in range(2)]
+            orders += [await order(shop, lines) for _ in range(2)]
             assert ["confirmed"] * 4 == [await outcome(shop, id_) for id_ in orders], node
             await gone
             assert await patiently(partial(shop.found, skus[0]))
         left = [(await shop.get(f"/api/products/{sku}/stock"))["on_hand"] for sku in skus]
+        subjects = await told(nodes, shop)
     breaches = await verify.settled(nodes.profile, mariadb=nodes.mariadb, within=120)
     await asyncio.to_thread(nodes.stop, *[s.name for s in nodes.status() if _ours(s.name)])
 
+    assert ["it costs €8.00 now", "it is back"] == subjects
     assert [20 - 1 - 4 * len(KILLED)] * 4 == left
     assert [] == breaches
 

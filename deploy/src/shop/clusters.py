@@ -11,7 +11,7 @@ TIMEOUT_MS = 5_000
 
 
 def redis(profile: Profile, name: str, home: Path) -> list[str]:
-    """Three masters, and no replica: one that takes over has not heard of the last writes.
+    """Three masters, and no replica: one that takes over may not have heard of the last writes.
 
     Who has which slot stands in the file where each node remembers it, so nobody has to form the
     cluster once its nodes are there.

@@ -428,16 +428,16 @@ def _quoted(path: Path) -> str:
 
 OWNERS = ("checkout", "stock")
 """Services with a database on MariaDB."""
+# what a client asks a cluster for: who has which slot, and where a command's keys stand
+ASKS_CLUSTER = " +cluster|slots +cluster|shards +cluster|myid +command"
 STOCK_ACCESS = (
     "~{s*}:* +@read +@write +@stream +@transaction +@connection +eval +evalsha"
     " +script|load +script|exists -@dangerous -@admin +info +time"
-    # what a client asks a cluster for: who has which slot, and where a command's keys stand
-    " +cluster|slots +cluster|shards +cluster|myid +command"
-)
+) + ASKS_CLUSTER
 CARTS_ACCESS = (
     "~cart:* ~coupon:* ~session:* ~limit:* +@read +@write +@transaction +@connection +eval +evalsha"
     " +script|load +script|exists -@dangerous -@admin +info +time"
-)
+) + ASKS_CLUSTER
 # what each keeps, whose it is, and what its owner may do
 REDIS: dict[str, tuple[list[str], str, str]] = {
     # nothing is evicted, every write is on disk when told
@@ -478,7 +478,7 @@ ELASTICSEARCH: dict[str, object] = {
     "cluster.max_shards_per_node": 3000,
     "cluster.routing.allocation.disk.threshold_enabled": False,
 }
-CLUSTERED = ("redis-stock", "rabbitmq", "elasticsearch")
+CLUSTERED = ("redis-stock", "redis-carts", "rabbitmq", "elasticsearch")
 """Servers that are several nodes where the profile is clustered."""
 SERVERS: dict[str, Callable[[Profile], Process]] = {
     "redis-stock": redis_stock,
