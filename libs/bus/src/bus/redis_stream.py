@@ -82,7 +82,7 @@ class RedisOutbox:
         if len(self._groups) == 1:
             return await self._in(self._groups[0])
         if not self._waiting:
-            self._waiting = [asyncio.create_task(self._in(group)) for group in self._groups]
+            self._waiting = [self._wait(group) for group in self._groups]
         # A read that blocks is left to end by itself: to cancel it costs a connection.
         try:
             await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -93,11 +93,17 @@ class RedisOutbox:
             raise
         done = [task for task in self._waiting if task.done()]
         self._waiting = [
-            asyncio.create_task(self._in(group)) if task.done() else task
+            self._wait(group) if task.done() else task
             for task, group in zip(self._waiting, self._groups, strict=True)
         ]
         found = [task.result() for task in done]  # of each: an error of one is not to be missed
         return any(found)
+
+    def _wait(self, group: list[str]) -> asyncio.Task[bool]:
+        waiting = asyncio.create_task(self._in(group))
+        # at the end of the process nobody asks what became of it
+        waiting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return waiting
 
     async def _in(self, group: list[str]) -> bool:
         # settled entries are deleted, so the oldest one left is always the next to go
