@@ -53,7 +53,9 @@ class Changes:
 
     async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
         await asyncio.sleep(0.15)
-        return self.left[len(behind) :][: min(limit, 60)]
+        # some of them may have been settled meanwhile
+        given = {entry.ref for entry in behind}
+        return [entry for entry in self.left if entry.ref not in given][: min(limit, 60)]
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         gone = {entry.ref for entry in entries}
