@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -31,6 +32,10 @@ pytestmark = [pytest.mark.connected, pytest.mark.one_partition]
 
 KEY = "k_rush_0123456789abcdef0123456789abcdef"
 AT_ONCE = 64
+HEAD = (
+    "POST /reservations HTTP/1.1\r\nHost: shop\r\n"
+    f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+).encode()
 
 
 class Rush(Struct, frozen=True):
@@ -48,25 +53,25 @@ SOME = Rush(buyers=1_000, units=100, rounds=3, processes=3)
 
 
 @asynccontextmanager
-async def serving(settings: Settings, folder: Path, count: int) -> AsyncIterator[list[str]]:
-    """The addresses of so many API processes of one store."""
+async def serving(settings: Settings, folder: Path, count: int) -> AsyncIterator[list[int]]:
+    """The ports of so many API processes of one store."""
     keys = folder / "keys.json"
     entry = {"sha256": hashlib.sha256(KEY.encode()).hexdigest(), "scopes": ["reservations:write"]}
     keys.write_text(json.dumps({"rush": entry}))
     async with AsyncExitStack() as stack:
-        urls = [
+        ports = [
             await stack.enter_async_context(_process(settings, keys, folder, str(number)))
             for number in range(count)
         ]
         async with asyncio.timeout(600), aiohttp.ClientSession() as session:
-            for url in urls:
-                while not await _ready(session, url):
+            for port in ports:
+                while not await _ready(session, port):
                     await asyncio.sleep(0.1)
-        yield urls
+        yield ports
 
 
 @asynccontextmanager
-async def _process(settings: Settings, keys: Path, folder: Path, name: str) -> AsyncIterator[str]:
+async def _process(settings: Settings, keys: Path, folder: Path, name: str) -> AsyncIterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -81,55 +86,82 @@ async def _process(settings: Settings, keys: Path, folder: Path, name: str) -> A
     }
     api = await asyncio.create_subprocess_exec(sys.executable, "-m", "stock", "api", env=env)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield port
     finally:
         api.kill()
         await api.wait()
 
 
-async def _ready(session: aiohttp.ClientSession, url: str) -> bool:
+async def _ready(session: aiohttp.ClientSession, port: int) -> bool:
     try:
-        async with session.get(f"{url}/healthz") as answer:
+        async with session.get(f"http://127.0.0.1:{port}/healthz") as answer:
             return answer.status == 200
     except aiohttp.ClientConnectionError:
         return False
 
 
+class Line:
+    """A connection to one process, kept open, on which one buyer after the other asks.
+
+    Bare bytes: a client that costs more than three servers would be what the rush waits for.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def hold(self, reservation: UUID, sku: str) -> int:
+        """The status of the answer; 503 where there was none."""
+        body = json.dumps({"id": str(reservation), "lines": [{"sku": sku, "qty": 1}]}).encode()
+        try:
+            if self._streams is None:
+                self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+            reader, writer = self._streams
+            writer.write(HEAD % len(body) + body)
+            head = await reader.readuntil(b"\r\n\r\n")
+            (length,) = re.findall(rb"(?i)content-length: (\d+)", head)
+            await reader.readexactly(int(length))
+        except (OSError, asyncio.IncompleteReadError):
+            self.close()
+            return 503
+        return int(head.split(maxsplit=2)[1])
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
 async def rush(
-    urls: list[str], sku: str, buyers: int, during: Callable[[], Any] | None = None
+    ports: list[int], sku: str, buyers: int, during: Callable[[], Any] | None = None
 ) -> dict[UUID, int]:
     """The answer to each buyer, who asks again until there is one."""
-    turn = asyncio.Semaphore(AT_ONCE)
     outcomes: dict[UUID, int] = {}
     middle = asyncio.Event()
+    waiting = iter(range(buyers))
 
-    async def buy(session: aiohttp.ClientSession, number: int) -> None:
-        id_ = uuid4()
-        body = {"id": str(id_), "lines": [{"sku": sku, "qty": 1}]}
-        async with turn:
+    async def serve() -> None:
+        lines = [Line(port) for port in ports]
+        for number in waiting:
+            id_ = uuid4()
             for attempt in range(600):
-                url = urls[(number + attempt) % len(urls)]
-                try:
-                    async with session.post(f"{url}/reservations", json=body) as answer:
-                        status = answer.status
-                except (aiohttp.ClientConnectionError, TimeoutError):
-                    status = 503
+                status = await lines[(number + attempt) % len(lines)].hold(id_, sku)
                 if status != 503:
                     break
                 await asyncio.sleep(0.1)
             outcomes[id_] = status
             if len(outcomes) >= buyers // 4:
                 middle.set()
+        for line in lines:
+            line.close()
 
     async def disturb() -> None:
         await middle.wait()
         if during is not None:
             await asyncio.to_thread(during)
 
-    headers = {"Authorization": f"Bearer {KEY}"}
-    connector = aiohttp.TCPConnector(limit=AT_ONCE)
-    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
-        await asyncio.gather(disturb(), *(buy(session, number) for number in range(buyers)))
+    async with asyncio.timeout(600):
+        await asyncio.gather(disturb(), *(serve() for _ in range(AT_ONCE)))
     return outcomes
 
 
@@ -163,14 +195,14 @@ async def test_a_rush_sells_exactly_the_units_there_are(
         server.start()
 
     started = time.monotonic()
-    async with serving(settings, tmp_path, size.processes) as urls:
+    async with serving(settings, tmp_path, size.processes) as ports:
         for number in range(size.rounds):
             sku = f"rush-{number}"
             async with connect(patient) as redis:
                 store = StockStore(redis)
                 await store.install.make()
                 await store.quantities.adjust(sku, Adjust(stock=size.units, action=Action.SET))
-                answers = await rush(urls, sku, size.buyers, restart if restarts else None)
+                answers = await rush(ports, sku, size.buyers, restart if restarts else None)
 
                 assert {201: size.units, 409: size.buyers - size.units} == Counter(answers.values())
             async with connect(patient) as redis:
