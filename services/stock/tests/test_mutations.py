@@ -83,7 +83,11 @@ def guards() -> list[tuple[str, Test, dict[str, Any]]]:
             continue
         found += [(name, test, arguments) for arguments in _parameters(test)]
     # What starts hundreds of calls comes last: most mutants never get that far.
-    return sorted(found, key=lambda each: "gather" in inspect.getsource(each[1]))
+    return sorted(found, key=lambda each: _heavy(each[1]))
+
+
+def _heavy(test: Test) -> bool:
+    return "gather" in inspect.getsource(test)
 
 
 def _module(file: str) -> ModuleType:
@@ -116,7 +120,7 @@ async def first_red(url: str) -> str | None:
     """The name of a test that fails, or None."""
     settings = Settings(redis_url=url, redis_timeout=30)
     async with connect(settings) as redis:
-        for number, (name, test, arguments) in enumerate(GUARDS):
+        for number, (name, test, arguments) in enumerate([*GUARDS]):
             # on as many partitions as its module speaks of
             partitions = vars(sys.modules[test.__module__]).get("PARTITIONS", 1)
             own = replace(settings, key_prefix=f"m{number}:", partitions=partitions)
@@ -127,11 +131,14 @@ async def first_red(url: str) -> str | None:
             }
             wanted = inspect.signature(test).parameters
             given = {key: value for key, value in fixtures.items() if key in wanted}
-            await fixtures["store"].install.make()
             try:
                 async with asyncio.timeout(MUTANT_SECONDS):
+                    await fixtures["store"].install.make()
                     await test(**given, **arguments)
             except (Exception, pytest.fail.Exception):  # noqa: BLE001 -- whatever it says, it noticed
+                if not _heavy(test):
+                    # the next mutant stands beside this one, and turns the same test red
+                    GUARDS.insert(0, GUARDS.pop(number))
                 return name
             finally:
                 await redis.flushall()
@@ -139,6 +146,7 @@ async def first_red(url: str) -> str | None:
 
 
 async def survivors(kinds: str, redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The mutants that no test tells from the original; prints how many there were (`-s`)."""
     server = redis_server("--appendfsync", "no")
     folder = files("stock")
     whole = {
@@ -157,11 +165,16 @@ async def survivors(kinds: str, redis_server: Any, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(stock.scripts, "script_text", text_with("step", whole["step"]))
     assert await first_red(server.url) is None
-    left = []
+    left, equal, red = [], 0, 0
     for script, name, text in mutants(kinds):
         monkeypatch.setattr(stock.scripts, "script_text", text_with(script, text))
-        if await first_red(server.url) is None and name not in EQUIVALENT:
+        if await first_red(server.url) is not None:
+            red += 1
+        elif name in EQUIVALENT:
+            equal += 1
+        else:
             left.append(name)
+    print(f"\n{red} killed, {equal} equivalent, {len(left)} alive: {left}")  # noqa: T201 -- the figure is what it is for
     return left
 
 
