@@ -2,6 +2,8 @@
 
 A model says what each step does, once; a step whose answer was lost is asked for again under the
 same id, as a redelivered event or a repeated request is. Everything is then read from raw keys.
+
+The figures are printed: `pytest -rP -m long services/stock/tests/test_crashes.py`.
 """
 
 import asyncio
@@ -142,6 +144,7 @@ class Crashing(RuleBasedStateMachine):
 
     server: Any
     steps = 0  # of all examples
+    kills = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,6 +179,7 @@ class Crashing(RuleBasedStateMachine):
         if crash is not None:
             first = asyncio.ensure_future(ask())
             await asyncio.sleep(crash / 10_000)
+            type(self).kills += 1
             self.server.kill()
             self.server.start()
             try:
@@ -404,6 +408,7 @@ def crash_test(server: Any, number: int, examples: int, steps: int) -> int:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    print(f"seed {number}: {machine.steps} steps, {machine.kills} kills")  # noqa: T201 -- the figure is what it is for
     return machine.steps
 
 
@@ -567,6 +572,7 @@ async def truncated(server: Any, every: int, steps: int) -> int:
         async with connect(settings) as redis:
             assert [] == await breaches(redis), f"of {len(whole)} bytes {length}"
         server.kill()
+    print(f"{len(lengths)} lengths of {len(whole)} bytes")  # noqa: T201 -- as above
     return len(lengths)
 
 
