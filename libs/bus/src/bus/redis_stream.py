@@ -41,10 +41,19 @@ class RedisOutbox:
         self._build = build
         self._groups = [[key] for key in keys] if apart else [list(keys)]
         self._waiting: list[asyncio.Task[bool]] = []
+        self._flowing = False
 
     async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
-        if not behind and not await self._some():
-            return []
+        found: Sequence[Entry] = ()
+        # while events keep coming, they are read without a wait before
+        if behind or self._flowing:
+            found = await self._oldest(limit, behind)
+        if not found and not behind and await self._some():
+            found = await self._oldest(limit)
+        self._flowing = bool(found)
+        return found
+
+    async def _oldest(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
         most = max(1, limit // len(self._keys))
         # the last one of each stream stays
         last = dict(entry.ref for entry in behind if entry.ref is not None)

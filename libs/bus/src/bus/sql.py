@@ -115,22 +115,27 @@ class SqlOutbox:
     ) -> None:
         self._engine = engine
         self._reader = reader or engine
-        self._table = table
         self._pause = POLL_SECONDS
+        # built once: to build a query and its key anew costs as much as to send it
+        refs: sa.BindParameter[int] = sa.bindparam("refs", expanding=True)
+        self._oldest = (
+            sa.select(table.c.seq, table.c.body)
+            .order_by(table.c.seq)
+            .limit(sa.bindparam("most", type_=sa.Integer))
+        )
+        # not "above the last of them": a late one may be lower
+        self._others = self._oldest.where(table.c.seq.not_in(refs))
+        self._forget = sa.delete(table).where(table.c.seq.in_(refs))
+        self._count = sa.select(sa.func.count()).select_from(table)
 
     async def pending(self, limit: int, behind: Sequence[Entry] = ()) -> Sequence[Entry]:
-        # not "above the last of them": a late one may be lower
-        others = self._table.c.seq.not_in([entry.ref for entry in behind]) if behind else sa.true()
-        query = (
-            sa.select(self._table.c.seq, self._table.c.body)
-            .where(others)
-            .order_by(self._table.c.seq)
-            .limit(limit)
-        )
+        query, given = self._oldest, dict[str, Any](most=limit)
+        if behind:
+            query, given["refs"] = self._others, [entry.ref for entry in behind]
         waited = 0.0
         while True:
             async with self._reader.connect() as connection:
-                rows = (await connection.execute(query)).all()
+                rows = (await connection.execute(query, given)).all()
             if rows:
                 self._pause = POLL_SECONDS
             if rows or behind or waited >= PATIENCE_SECONDS:
@@ -142,16 +147,11 @@ class SqlOutbox:
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         async with self._engine.begin() as connection:
-            await connection.execute(
-                sa.delete(self._table).where(
-                    self._table.c.seq.in_([entry.ref for entry in entries])
-                )
-            )
+            await connection.execute(self._forget, {"refs": [entry.ref for entry in entries]})
             failpoints.reach("outbox.sql.settling")
 
     async def waiting(self) -> tuple[int, datetime | None]:
-        oldest = sa.select(self._table.c.body).order_by(self._table.c.seq).limit(1)
         async with self._reader.connect() as connection:
-            count = await connection.scalar(sa.select(sa.func.count()).select_from(self._table))
-            body = await connection.scalar(oldest)
-        return int(count or 0), None if body is None else meta_of(body).time
+            count = await connection.scalar(self._count)
+            oldest = (await connection.execute(self._oldest, {"most": 1})).first()
+        return int(count or 0), None if oldest is None else meta_of(oldest.body).time

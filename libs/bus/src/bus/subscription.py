@@ -112,6 +112,7 @@ class Subscription:
         self._unsettled: dict[int, None] = {}
         self._acked: set[int] = set()
         self._rejected: set[int] = set()
+        self._counted: Counter[str] = Counter()
         self._settled = asyncio.Event()
         self._parking: set[asyncio.Task[None]] = set()
 
@@ -134,8 +135,7 @@ class Subscription:
         now = datetime.now(UTC)
         for one in taken:
             _lag.record((now - one.event.meta.time).total_seconds(), {"queue": self.queue})
-        for kind, count in Counter(one.event.meta.key for one in taken).items():
-            _consumed.add(count, {"queue": self.queue, "type": kind, "outcome": "ack"})
+            self._counted[one.event.meta.key] += 1
 
     async def later(self, taken: Taken, error: Exception) -> None:
         """Send a copy to wait, then ack. A crash between the two makes a duplicate."""
@@ -221,6 +221,9 @@ class Subscription:
 
     async def _send(self, written: "asyncio.Future[None] | None") -> bool:
         self._settled.clear()
+        for kind, count in self._counted.items():
+            _consumed.add(count, {"queue": self.queue, "type": kind, "outcome": "ack"})
+        self._counted.clear()
         parts = [frames.reject(tag, self._channel.number) for tag in self._rejected]
         for tag in self._rejected:
             del self._unsettled[tag]

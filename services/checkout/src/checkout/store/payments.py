@@ -67,16 +67,8 @@ async def notice(
     connection: AsyncConnection, notices: Sequence[tuple[str, str]]
 ) -> list[bool | Exception]:
     """Make the operations due that notices are about; each notice counts once."""
-    inbox, payments, now = tables.inbox, tables.payments, datetime.now(UTC)
-    known = set(
-        await connection.scalars(
-            sa.select(inbox.c.event_id).where(
-                inbox.c.consumer == CONSUMER,
-                inbox.c.source == PAYMENTS,
-                inbox.c.event_id.in_({id_ for id_, _ in notices}),
-            )
-        )
-    )
+    now = datetime.now(UTC)
+    known = set(await connection.scalars(_KNOWN, {"events": {id_ for id_, _ in notices}}))
     first: list[bool | Exception] = []
     fresh: dict[str, str] = {}
     for id_, key in notices:
@@ -85,7 +77,7 @@ async def notice(
             fresh[id_] = key
     if fresh:
         await connection.execute(
-            sa.insert(inbox),
+            sa.insert(tables.inbox),
             [
                 {
                     "consumer": CONSUMER,
@@ -96,16 +88,8 @@ async def notice(
                 for id_ in fresh
             ],
         )
-        for table in (payments, tables.refunds):
-            await connection.execute(
-                sa.update(table)
-                .where(
-                    table.c.psp_key.in_(set(fresh.values())),
-                    table.c.state == Asked.SENT.value,
-                    table.c.next_at > now + HINT,
-                )
-                .values(next_at=now + HINT)
-            )
+        for hasten in _HASTEN:
+            await connection.execute(hasten, {"keys": set(fresh.values()), "soon": now + HINT})
     return first
 
 
@@ -164,3 +148,18 @@ _ASKS = (
     .outerjoin(_AUTH, sa.and_(_AUTH.c.order_id == _PAYMENT.order_id, _AUTH.c.op == Op.AUTH.value))
     .where(_PAYMENT.order_id.in_(_IDS))
 )
+_KNOWN = sa.select(tables.inbox.c.event_id).where(
+    tables.inbox.c.consumer == CONSUMER,
+    tables.inbox.c.source == PAYMENTS,
+    tables.inbox.c.event_id.in_(sa.bindparam("events", expanding=True)),
+)
+_HASTEN = [
+    sa.update(table)
+    .where(
+        table.c.psp_key.in_(sa.bindparam("keys", expanding=True)),
+        table.c.state == Asked.SENT.value,
+        table.c.next_at > sa.bindparam("soon"),
+    )
+    .values(next_at=sa.bindparam("soon"))
+    for table in (tables.payments, tables.refunds)
+]
