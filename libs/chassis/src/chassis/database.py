@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -42,6 +43,11 @@ RESTED_SECONDS = 1.0
 _RESTS = "shop_rests_since"
 POOL_SIZE = 8
 """Of those that write, and of those that read."""
+
+_JSON: dict[str, Any] = {
+    "json_serializer": lambda value: msgspec.json.encode(value).decode(),
+    "json_deserializer": msgspec.json.decode,
+}
 
 BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A big integer that SQLite can count up by itself."""
@@ -110,7 +116,7 @@ async def _close(engine: AsyncEngine) -> None:
 
 
 def _sqlite(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, connect_args={"timeout": 10})
+    engine = create_async_engine(url, connect_args={"timeout": 10}, **_JSON)
     sa.event.listen(engine.sync_engine, "connect", _sqlite_connected)
     sa.event.listen(engine.sync_engine, "begin", _sqlite_begins)
     return engine
@@ -125,6 +131,7 @@ def _mariadb(url: str, **options: Any) -> AsyncEngine:
         pool_timeout=5,
         # a Connection ends its own transaction: the pool's ROLLBACK would follow each COMMIT
         pool_reset_on_return=None,
+        **_JSON,
         **options,
     )
     _ask_the_rested(engine.sync_engine)

@@ -43,7 +43,7 @@ _alarms = metrics.get_meter(__name__).create_counter(
 )
 
 
-PLACING_PATIENCE, MOVING_PATIENCE, NOTICE_PATIENCE = 0.005, 0.02, 0.05
+PLACING_PATIENCE, MOVING_PATIENCE, NOTICE_PATIENCE = 0.015, 0.02, 0.05
 """How long a busy group lets more come, in seconds: a shopper waits, a step of the saga may."""
 
 
@@ -55,6 +55,7 @@ class Orders:
 
     def __init__(self, database: Database, timers: Timers, shop: Shop = ANY_SHOP) -> None:
         self.asked = asyncio.Event()
+        self._due = False
         self._database = database
         self._timers = timers
         self._shop = shop
@@ -226,9 +227,11 @@ class Orders:
 
     async def claim_payments(self, limit: int, lease: timedelta) -> list[Ask]:
         """Operations to ask the provider for; nobody else gets them for as long as `lease`."""
-        async with self._database.read() as connection:
-            if not await payments.due(connection):
-                return []
+        if not self._due:  # what a step of this process has asked for needs no look
+            async with self._database.read() as connection:
+                if not await payments.due(connection):
+                    return []
+        self._due = False
         return await self._database.write(
             lambda connection: payments.claim(connection, limit, lease)
         )
@@ -253,6 +256,7 @@ class Orders:
 
     def _decided(self, order_id: UUID, decision: Decision) -> Decision:
         if decision.ask is not None:
+            self._due = True
             self.asked.set()
         if decision.alarm is not None:
             log.error("alarm at order %s: %s", order_id, decision.alarm)

@@ -16,7 +16,7 @@ from shop_contracts.events.catalog import ProductPublishedV1, ProductWithdrawnV1
 from shop_contracts.events.stock import PriceChangedV1
 
 NAME_AT_MOST = 500
-READING_PATIENCE = 0.003
+READING_PATIENCE = 0.005
 """How long a busy group of questions lets more come, in seconds: shoppers wait."""
 
 
