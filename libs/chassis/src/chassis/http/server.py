@@ -8,6 +8,7 @@ import uuid_utils
 from aiohttp import http_exceptions, web
 from aiohttp.web_protocol import RequestHandler
 
+from chassis.http.dispatch import dispatch
 from chassis.http.reading import CLOSE
 from chassis.http.replies import problem
 from chassis.problems import (
@@ -98,7 +99,7 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
-            made.request_handler,
+            dispatch(self.app, made.request_handler),
             request_factory=made.request_factory,
             **made._kwargs,  # noqa: SLF001 -- aiohttp has no public way to bring one's own error replies
         )
