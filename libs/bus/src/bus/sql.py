@@ -133,17 +133,19 @@ class SqlOutbox:
         if behind:
             query, given["refs"] = self._others, [entry.ref for entry in behind]
         waited = 0.0
-        while True:
-            async with self._reader.connect() as connection:
+        async with self._reader.connect() as connection:
+            while True:
                 rows = (await connection.execute(query, given)).all()
-            if rows:
-                self._pause = POLL_SECONDS
-            if rows or behind or waited >= PATIENCE_SECONDS:
-                return [Entry.read(seq, body) for seq, body in rows]
-            await asyncio.sleep(self._pause)
-            waited += self._pause
-            # a look costs a millisecond of CPU: a shop at rest is not to spend a core on looking
-            self._pause = min(self._pause * CALMER, IDLE_POLL_SECONDS)
+                # the next look is to see what was committed meanwhile
+                await connection.rollback()
+                if rows:
+                    self._pause = POLL_SECONDS
+                if rows or behind or waited >= PATIENCE_SECONDS:
+                    return [Entry.read(seq, body) for seq, body in rows]
+                await asyncio.sleep(self._pause)
+                waited += self._pause
+                # a look costs CPU: a shop at rest is not to spend a core on looking
+                self._pause = min(self._pause * CALMER, IDLE_POLL_SECONDS)
 
     async def settle(self, entries: Sequence[Entry]) -> None:
         async with self._engine.begin() as connection:

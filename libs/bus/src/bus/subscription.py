@@ -60,6 +60,8 @@ ERROR_LENGTH = 1_000
 PERMANENT, EXHAUSTED, MALFORMED, UNKNOWN = "permanent", "exhausted", "malformed", "unknown-type"
 WATCH_SECONDS = 15
 DEAF_LOOKS = 4
+ACK_SECONDS = 0.005
+"""How long an ack lets others come: one frame, and one entry of the broker's log, for all."""
 
 
 def is_away(error: Exception) -> bool:
@@ -217,6 +219,7 @@ class Subscription:
         """Send what is settled; all that is settled meanwhile leaves together."""
         while True:
             await self._settled.wait()
+            await asyncio.sleep(ACK_SECONDS)
             await self._send(None)
 
     async def _send(self, written: "asyncio.Future[None] | None") -> bool:

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shop_contracts.envelope import Meta
+
+_w3c = TraceContextTextMapPropagator()
 
 
 def origin(meta: Meta) -> Context:
     """The context in which the event was made; an empty one where nobody noted it."""
     parent = meta.traceparent
-    return propagate.extract({"traceparent": parent} if parent else {}, context=Context())
+    return _w3c.extract({"traceparent": parent}, context=Context()) if parent else Context()
 
 
 def link(span: trace.Span, metas: Iterable[Meta]) -> None:
