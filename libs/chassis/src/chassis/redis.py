@@ -101,12 +101,12 @@ class Script(AsyncScript):
         if client is not None:
             return await super().__call__(keys, args, client)
         redis: Any = self.registered_client
-        given = [*(keys or ()), *(args or ())]
+        keys, args = keys or (), args or ()
         try:
-            return await redis.evalsha(self.sha, len(keys or ()), *given)
+            return await redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
             # loaded first and then run, it could meet a Redis that has restarted in between
-            return await redis.eval(self.script, len(keys or ()), *given)
+            return await redis.eval(self.script, len(keys), *keys, *args)
 
 
 class _Line:

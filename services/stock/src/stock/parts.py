@@ -12,8 +12,8 @@ it was is refused, and made anew.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, Self
 from uuid import UUID
 
 from msgspec import Struct
@@ -104,7 +104,7 @@ class Parts:
         self, slot: Slot, script: Script, keys: Sequence[str], args: Sequence[Any]
     ) -> list[Any]:
         """The script's answer; holds that are over and in its way are ended first."""
-        async for _ in passes():
+        async for _ in Passes():
             reply = await script(keys, args)
             if reply[0] != "due":
                 return list(reply)
@@ -180,7 +180,7 @@ class Parts:
         """Let the part have at least those units; how many are free of each SKU that is short."""
         part = PART + name
         version, has = 0, dict[str, int]()
-        async for _ in passes():
+        async for _ in Passes():
             lines = [
                 (sku, max(wanted.get(sku, 0), has.get(sku, 0)), has.get(sku, 0))
                 for sku in sorted(wanted.keys() | has.keys())
@@ -210,7 +210,7 @@ class Parts:
         """Let one part follow; how many holds ended on the way."""
         home, part = self._slots.home(name), PART + name
         ended = 0
-        async for _ in passes():
+        async for _ in Passes():
             has = await self._redis.hgetall(slot.hold(part))
             if has.get("state") not in {"held", "committed"}:
                 if indexed:
@@ -276,12 +276,24 @@ class Parts:
         return str(reply[0])
 
 
-async def passes() -> AsyncIterator[int]:
-    """Tries at what others change meanwhile; after a few each waits a little, so that they part."""
-    for tried in range(MAX_PASSES):
-        if tried > FEW_PASSES:
+class Passes:
+    """Tries at what others change meanwhile; after a few each waits a little, so that they part.
+
+    No async generator: one that is left before its end costs a task of the loop to close it.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_PASSES
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> None:
+        if not self._left:
+            raise StopAsyncIteration
+        self._left -= 1
+        if self._left < MAX_PASSES - FEW_PASSES - 1:
             await asyncio.sleep(random.uniform(0, PART_SECONDS))  # noqa: S311 - jitter
-        yield tried
 
 
 RESTLESS = "The reservation changes all the time."

@@ -156,14 +156,13 @@ def _refuse_other_media(request: web.Request) -> None:
 async def _body(request: web.Request) -> bytes:
     route = request.get(ROUTE)
     limit = route.max_body if route else _MAX_BODY
-    too_large = TooLarge(f"At most {limit} bytes.", headers=CLOSE)
     if (request.content_length or 0) > limit:
-        raise too_large
+        raise _too_large(limit)
     content = request.content
     if content.is_eof():  # all of it came with the headers
         body = content.read_nowait(-1)
         if len(body) > limit:
-            raise too_large
+            raise _too_large(limit)
         return body
     chunks = bytearray()
     try:
@@ -171,12 +170,16 @@ async def _body(request: web.Request) -> bytes:
             while chunk := await content.readany():
                 chunks += chunk
                 if len(chunks) > limit:
-                    raise too_large
+                    raise _too_large(limit)
     except TimeoutError as error:
         raise RequestTimeout(headers=CLOSE) from error
     except (web.RequestPayloadError, ValueError) as error:
         raise BadRequest("The body's framing is wrong.", headers=CLOSE) from error
     return bytes(chunks)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"At most {limit} bytes.", headers=CLOSE)
 
 
 def _refuse_faults(body: bytes) -> None:

@@ -11,7 +11,7 @@ from chassis.problems import Unavailable
 from shop_contracts.types import Line
 from stock.domain import Reservation, merged
 from stock.install import Install
-from stock.parts import KEEP_MS, RESTLESS, Parts, ask_time, changes_between, clock, held, passes
+from stock.parts import KEEP_MS, RESTLESS, Parts, Passes, ask_time, changes_between, clock, held
 from stock.prices import moment
 from stock.scripts import Script
 from stock.slots import CART, Slot, Slots, answering
@@ -53,7 +53,7 @@ class Carts:
         wanted, name = merged(lines), _cart(reservation)
         home = self._slots.home(name)
         hold_ms = seconds * 1000 if seconds else self._hold_ms
-        async for _ in passes():
+        async for _ in Passes():
             now, given = await self.given(home, reservation)
             if now.state == "taken":
                 raise HoldTaken
@@ -126,7 +126,7 @@ class Carts:
         """What became of a cart's hold that was to end now."""
         name = _cart(reservation)
         home = self._slots.home(name)
-        async for _ in passes():
+        async for _ in Passes():
             now, given = await self.given(home, reservation)
             if now.state == "none":
                 await self._install.refuse_empty([name])

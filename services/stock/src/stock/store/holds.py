@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from chassis.problems import Unavailable
 from shop_contracts.envelope import derived_id
 from stock.domain import merged
-from stock.parts import KEEP_MS, RESTLESS, Parts, Taken, changes_between, clock, held, passes, time
+from stock.parts import KEEP_MS, RESTLESS, Parts, Passes, Taken, changes_between, clock, held, time
 from stock.scripts import Script
 from stock.slots import PART, Slot, Slots, answering
 from stock.store.carts import Carts
@@ -52,7 +52,7 @@ class Holds:
         if taking is not None and len(self._slots) > 1:
             await self._carts.give_back("take", taking, traceparent)
             taking = None
-        async for _ in passes():
+        async for _ in Passes():
             cart, given = await self._carts.given(home, taking)
             changes = changes_between(wanted, given)
             args: list[Any] = [name, str(cause), str(derived_id(cause, "reservation"))]
@@ -92,7 +92,7 @@ class Holds:
         keys = self._parts.keys(home, name, changes, marker=cause)
         taken = Taken()
         with answering:
-            async for _ in passes():
+            async for _ in Passes():
                 flat = self._parts.flat(name, cause, changes, taken.there)
                 reply = await self._parts.decide(
                     home, self._parts.finishing, keys, [*args, taken.fence, *flat]

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from chassis.problems import Unavailable
 from stock.install import Install
-from stock.parts import ask_time, clock, passes, time
+from stock.parts import Passes, ask_time, clock, time
 from stock.prices import (
     MAX_PRICES,
     Past,
@@ -93,7 +93,7 @@ class PricePlans:
         """
         changes: list[Edited] = ["unchanged"] * len(edits)
         left = list(range(len(edits)))
-        async for _ in passes():
+        async for _ in Passes():
             if not left:
                 return changes
             # An edit of a SKU is computed from the version that the one before it has made.

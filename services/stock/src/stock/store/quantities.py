@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
-import uuid_utils.compat as uuids
+import uuid_utils
 from msgspec import Struct
 from redis.asyncio import Redis
 
@@ -43,8 +43,8 @@ class Quantities:
     async def level(self, sku: str) -> Level:
         """How much there is; raises `UnknownSku`."""
         with answering:
-            available, reserved, version, low = await self._redis.hmget(
-                self._slots.at(sku).quantity(sku), ("avail", "resv", "ver", "low")
+            available, reserved, version, low = await self._redis.execute_command(
+                "HMGET", self._slots.at(sku).quantity(sku), "avail", "resv", "ver", "low"
             )
         if version is None:
             await self._install.refuse_empty([sku])
@@ -183,7 +183,7 @@ class Quantities:
                 command.action.value,
                 command.stock,
                 key or "",
-                str(uuids.uuid7()),
+                str(uuid_utils.uuid7()),
                 KEEP_MS,
                 traceparent,
                 command.reason,
