@@ -2,13 +2,15 @@
 
 Asking costs the same for one as for fifty: its flush, its round trips, its statements. While one
 runs, the next gathers. Where several came together, more are to come: the next one begins
-`patience` later. Who is alone waits for nobody. When the shared one fails as a whole, each of its
-members is asked for alone, so that none fails for another's fault.
+`patience` later, or as soon as `enough` have come. Who is alone waits for nobody. When the shared
+one fails as a whole, each of its members is asked for alone, so that none fails for another's
+fault.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from typing import Generic, TypeVar
 
@@ -32,12 +34,20 @@ class Group(Generic[I, R]):
     """
 
     def __init__(
-        self, database: Database, work: Work[I, R], *, reads: bool = False, patience: float = 0
+        self,
+        database: Database,
+        work: Work[I, R],
+        *,
+        reads: bool = False,
+        patience: float = 0,
+        enough: int = AT_MOST,
     ) -> None:
         self._database = database
         self._work = work
         self._reads = reads
         self._patience = patience
+        self._enough = enough
+        self._full = asyncio.Event()
         self._waiting: deque[tuple[I, asyncio.Future[R]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -45,6 +55,8 @@ class Group(Generic[I, R]):
         """The item's result, once it is committed."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        if len(self._waiting) >= self._enough:
+            self._full.set()
         if self._running is None:
             # it is nobody's child: the trace of one member is not the others'
             self._running = asyncio.create_task(self._run(), context=Context())
@@ -57,9 +69,18 @@ class Group(Generic[I, R]):
                 count = min(len(self._waiting), AT_MOST)
                 await self._together([self._waiting.popleft() for _ in range(count)])
                 if 1 < count < AT_MOST:
-                    await asyncio.sleep(self._patience)
+                    await self._gather()
         finally:
             self._running = None
+
+    async def _gather(self) -> None:
+        """Let more come."""
+        if len(self._waiting) >= self._enough:
+            return
+        self._full.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                await self._full.wait()
 
     async def _together(self, members: Sequence[tuple[I, asyncio.Future[R]]]) -> None:
         items = [item for item, _ in members]

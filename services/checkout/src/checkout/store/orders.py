@@ -45,6 +45,8 @@ _alarms = metrics.get_meter(__name__).create_counter(
 
 PLACING_PATIENCE, MOVING_PATIENCE, NOTICE_PATIENCE = 0.015, 0.02, 0.05
 """How long a busy group lets more come, in seconds: a shopper waits, a step of the saga may."""
+PLACING_ENOUGH = 32
+"""With so many orders a group costs an order no more than with all others."""
 
 
 class Orders:
@@ -64,7 +66,7 @@ class Orders:
             database, payments.notice, patience=NOTICE_PATIENCE
         )
         self._placing: Group[Placing, Accepted] = Group(
-            database, placing_.place, patience=PLACING_PATIENCE
+            database, placing_.place, patience=PLACING_PATIENCE, enough=PLACING_ENOUGH
         )
         self._moving: Group[Meeting, Decision] = Group(
             database, self._move, patience=MOVING_PATIENCE
