@@ -2,13 +2,12 @@
 # or data (api). Only public routes are ever looked up in the cache. No caching rule here.
 
 sub route {
-    if (req.url ~ "^/api/") {
-        set req.http.X-Edge-Kind = "api";
-        call route_api;
-    } elsif (req.url ~ "^/($|\?)" || req.url ~ "^/(p|c)/"
-        || req.url ~ "^/fragments/(nav|jumbotron|footer)($|\?)") {
+    if (req.url ~ "^/($|\?|[pc]/|fragments/(nav|jumbotron|footer)($|\?))") {
         set req.http.X-Edge-Kind = "public";
         set req.backend_hint = catalog;
+    } elsif (req.url ~ "^/api/") {
+        set req.http.X-Edge-Kind = "api";
+        call route_api;
     } elsif (req.url ~ "^/fragments/products/") {
         set req.http.X-Edge-Kind = "public";
         set req.backend_hint = stock;
@@ -23,6 +22,8 @@ sub route {
     } elsif (req.url ~ "^/alerts/") {
         set req.http.X-Edge-Kind = "private";
         set req.backend_hint = stock;
+    } elsif (req.url ~ "^/healthz($|\?)") {
+        return (synth(200));
     } else {
         return (synth(404));
     }

@@ -11,9 +11,6 @@ sub vcl_recv {
     call guard_purge;
     call guard_request;
     call forget_claims;
-    if (req.url ~ "^/healthz($|\?)") {
-        return (synth(200));
-    }
     call route;
     # A form is compared with the name that its page was asked for; a page for all repeats none.
     if (req.http.X-Edge-Kind != "private") {
@@ -25,7 +22,7 @@ sub vcl_recv {
         return (synth(404));
     }
     if (req.http.X-Edge-Kind != "public" || req.http.Authorization
-        || req.method !~ "^(GET|HEAD)$") {
+        || (req.method != "GET" && req.method != "HEAD")) {
         return (pass);
     }
 
@@ -60,11 +57,12 @@ sub vcl_hash {
     return (lookup);
 }
 
+# A plain hit, which is nearly every request, is told by the absence of this header.
 sub vcl_hit {
     if (obj.ttl <= 0s) {
         set req.http.X-Edge-Cache = "stale";
     } else {
-        set req.http.X-Edge-Cache = "hit";
+        unset req.http.X-Edge-Cache;
     }
 }
 
@@ -81,12 +79,15 @@ sub vcl_pass {
 
 sub vcl_backend_fetch {
     unset bereq.http.X-Edge-Cache;
+    # Varnish adds its own client, which is nginx, to what nginx wrote.
+    set bereq.http.X-Forwarded-For = regsub(bereq.http.X-Forwarded-For, ", [^,]*$", "");
     if (bereq.http.X-Edge-Kind != "api") {
         set bereq.http.Surrogate-Capability = {"edge="ESI/1.0""};
     }
 }
 
 sub vcl_backend_response {
+    unset beresp.http.Server;
     if (bereq.http.X-Edge-Kind != "api" && beresp.http.Surrogate-Control ~ "ESI/1\.0"
         && beresp.http.Content-Type ~ "^text/html") {
         set beresp.do_esi = true;
@@ -167,8 +168,11 @@ sub vcl_deliver {
     unset resp.http.xkey;
     unset resp.http.X-Varnish;
     unset resp.http.Via;
-    unset resp.http.Server;
-    set resp.http.X-Cache = req.http.X-Edge-Cache;
+    if (req.http.X-Edge-Cache) {
+        set resp.http.X-Cache = req.http.X-Edge-Cache;
+    } else {
+        set resp.http.X-Cache = "hit";
+    }
     return (deliver);
 }
 
