@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -109,10 +109,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port of this machine that nobody listens on, and that no client is given.
+
+    A server that was killed would not get back a port above these while a client has it as its own.
+    """
+    while True:
+        port = 21_000 + secrets.randbelow(6_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
@@ -127,20 +132,19 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                *("sh", str(START), "--bind", "127.0.0.1", "--port", str(self.port)),
-                *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always"),
-                *("--save", "", "--aof-use-rdb-preamble", "no"),
-                *("--auto-aof-rewrite-percentage", "0", *self._options),
-            ],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-        )
+        command = [
+            *("sh", str(START), "--bind", "127.0.0.1", "--port", str(self.port)),
+            *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always"),
+            *("--save", "", "--aof-use-rdb-preamble", "no"),
+            *("--auto-aof-rewrite-percentage", "0", *self._options),
+        ]
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=self.folder, stdout=log)
         deadline = time.monotonic() + 30
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the private Redis did not start")
+                said = (self.folder / "log").read_text()
+                raise RuntimeError(f"the private Redis did not start: {said[-1_000:]}")
             time.sleep(0.005)
 
     def kill(self) -> None:
