@@ -387,6 +387,7 @@ async def test_a_client_that_has_stopped_slows_no_other_and_all_end_on_the_right
             tasks.create_task(listener.listen())
             return listener
 
+        idle = process.memory_info().rss
         listeners = [await listen([PROBE, *skus[number % 5 :: 5]]) for number in range(clients)]
         before = process.memory_info().rss
         rush = tasks.create_task(_rush(store, skus))
@@ -417,7 +418,9 @@ async def test_a_client_that_has_stopped_slows_no_other_and_all_end_on_the_right
     print(  # noqa: T201 -- the figures are what a long run is for
         f"\n{clients} clients: from a change to its client p50 and p99"
         f" {_cuts(calm)} ms, beside a client that reads nothing {_cuts(with_it)} ms;"
-        f" held for that one {rest:,} of {twin.taken:,} bytes; grown {grown / 2**20:.1f} MiB"
+        f" held for that one {rest:,} of {twin.taken:,} bytes;"
+        f" memory of a client {(before - idle) / clients / 1024:.1f} KiB when it has come,"
+        f" {(before - idle + grown) / clients / 1024:.1f} KiB in the end"
     )
 
 
