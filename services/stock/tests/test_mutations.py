@@ -34,11 +34,22 @@ TESTS = (
     "test_partitions.py",
 )
 MUTANT_SECONDS = 30  # a mutant may ask for the same step again and again
+COMPARISONS = {
+    " < ": " <= ",
+    " > ": " >= ",
+    " <= ": " < ",
+    " >= ": " > ",
+    " == ": " ~= ",
+    " ~= ": " == ",
+}
 NOTHING = "local function nothing() end\n"
-EQUIVALENT: dict[str, str] = {
-    "finish: if tonumber(hold[2]) > now then return { 'early' } end ->  > becomes >= ": (
-        "they differ within one millisecond of Redis's clock only"
-    ),
+WITHIN_ONE_MS = "they differ within one millisecond of Redis's clock only"
+EQUIVALENT = {
+    f"{line} ->  <= becomes < ": WITHIN_ONE_MS
+    for line in (
+        "finish: local over = state == 'held' and tonumber(hold[2]) <= now",
+        "extend: if tonumber(hold[2]) <= now then return { 'expired' } end",
+    )
 }
 """Mutants that no test can tell from the original, and why."""
 
@@ -70,7 +81,7 @@ def _mutated(line: str, kinds: str) -> Iterator[tuple[str, str]]:
         at = found.start() + len("redis.call")
         yield "unwritten", line[: found.start()] + "nothing" + line[at:]
     if "c" in kinds:
-        for sign, other in ((" < ", " <= "), (" > ", " >= "), (" == ", " ~= "), (" ~= ", " == ")):
+        for sign, other in COMPARISONS.items():
             if sign in line:
                 yield f"{sign}becomes{other}", line.replace(sign, other, 1)
 
@@ -182,6 +193,10 @@ async def test_each_guard_that_is_removed_turns_a_test_red(
     redis_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [] == await survivors("g", redis_server, monkeypatch)
+
+
+def test_each_mutant_that_is_called_equivalent_is_one_that_is_made() -> None:
+    assert set() == EQUIVALENT.keys() - {name for _, name, _ in mutants("gwc")}
 
 
 @pytest.mark.long
