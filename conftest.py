@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -184,29 +184,48 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 @pytest.fixture(scope="session")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Redis Cluster of this session's own: three masters."""
-    nodes: list[tuple[Server, int]] = []
+    with _cluster(tmp_path_factory) as nodes:
+        yield _address(nodes)
+
+
+@pytest.fixture
+def cluster_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[Server]]]:
+    """A Redis Cluster of one test's own, whose nodes may be killed, and its address."""
+    with _cluster(tmp_path_factory) as nodes:
+        yield _address(nodes), nodes
+
+
+def _address(nodes: list[Server]) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+@contextmanager
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    nodes: list[Server] = []
+    buses: list[int] = []
     try:
         for _ in range(3):
-            bus = free_port()
-            options = ["--cluster-enabled", "yes", "--cluster-port", str(bus)]
-            options += ["--appendfsync", "everysec"]
-            nodes.append((Server(tmp_path_factory.mktemp("cluster"), *options), bus))
-        for number, (node, _) in enumerate(nodes):
+            buses.append(free_port())
+            options = ["--cluster-enabled", "yes", "--cluster-port", str(buses[-1])]
+            options += ["--cluster-require-full-coverage", "no", "--appendfsync", "everysec"]
+            nodes.append(Server(tmp_path_factory.mktemp("cluster"), *options))
+        for number, node in enumerate(nodes):
             first, last = 16_384 * number // 3, 16_384 * (number + 1) // 3 - 1
             node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
             if number:
-                meet = ("127.0.0.1", str(nodes[0][0].port), str(nodes[0][1]))
-                node.ask("CLUSTER", "MEET", *meet)
+                node.ask("CLUSTER", "MEET", "127.0.0.1", str(nodes[0].port), str(buses[0]))
         deadline = time.monotonic() + 60
-        for node, _ in nodes:
+        for node in nodes:
             while True:
                 info = node.ask("CLUSTER", "INFO")
-                if "cluster_state:ok" in info and "cluster_known_nodes:3" in info:
+                # with less than full coverage, a node is content before it knows the others
+                known = "cluster_known_nodes:3" in info and "cluster_slots_assigned:16384" in info
+                if "cluster_state:ok" in info and known:
                     break
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"no cluster: {info}")
                 time.sleep(0.05)
-        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node, _ in nodes)
+        yield nodes
     finally:
-        for node, _ in nodes:
+        for node in nodes:
             node.kill()

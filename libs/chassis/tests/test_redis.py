@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as TooSlow
 
-from chassis import redis as redis_
+from chassis import line
 from chassis.redis import FAILED, Script, connect
 
 pytestmark = pytest.mark.connected
@@ -188,6 +188,54 @@ async def test_a_cluster_does_the_same_commands_wherever_their_keys_are(
             await redis.unlink(key)
 
 
+async def test_a_node_that_is_away_holds_up_nobody_who_asks_another(
+    cluster_nodes: tuple[str, list[Any]],
+) -> None:
+    url, nodes = cluster_nodes
+    keys = [f"k{n}" for n in range(300)]
+
+    async def lost(redis: Redis) -> set[str]:
+        found = await asyncio.gather(*(redis.get(key) for key in keys), return_exceptions=True)
+        return {key for key, one in zip(keys, found, strict=True) if isinstance(one, FAILED)}
+
+    async with connect(url, connections=4, timeout=SECONDS) as redis:
+        await asyncio.gather(*(redis.set(key, 1) for key in keys))
+        nodes[0].kill()
+        first = await lost(redis)
+
+        assert 0 < len(first) < len(keys)
+        # whoever finds it away makes the client look for who has its slots
+        for _ in range(5):
+            assert first == await lost(redis)
+            await asyncio.sleep(SOON)
+        nodes[0].start()
+        async with asyncio.timeout(60):
+            while await lost(redis):
+                await asyncio.sleep(SOON)
+
+
+async def test_a_slot_that_moves_is_followed_and_nothing_is_run_twice(
+    cluster_nodes: tuple[str, list[Any]],
+) -> None:
+    url, nodes = cluster_nodes
+    async with connect(url, connections=4, timeout=SECONDS) as redis:
+        add = Script(redis, "return redis.call('INCR', KEYS[1])")
+        assert 1 == await add(["elsewhere"])
+        slot = nodes[0].ask("CLUSTER", "KEYSLOT", "count").strip()
+        at = int(slot) * 3 // 16_384
+        here, there = nodes[at], nodes[(at + 1) % 3]
+        ids = [node.ask("CLUSTER", "MYID").strip() for node in (here, there)]
+
+        there.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        here.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        assert 1 == await add(["count"])
+        for node in (there, here):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+
+        assert {2, 3, 4} == set(await asyncio.gather(*(add(["count"]) for _ in range(3))))
+    assert "4" == there.ask("GET", "count").strip()
+
+
 async def test_a_cluster_that_is_away_is_told_as_one_redis_is() -> None:
     async with connect("redis+cluster://127.0.0.1:1", connections=2, timeout=1) as redis:
         with pytest.raises(FAILED):
@@ -274,8 +322,8 @@ async def test_a_reply_that_does_not_come_ends_the_wait_and_the_connection(
 async def test_no_more_wait_than_there_is_room_for(
     way: tuple[Way, str], keys: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_, "UNSENT_BYTES", 1_000)
-    monkeypatch.setattr(redis_, "MOST", 100)
+    monkeypatch.setattr(line, "UNSENT_BYTES", 1_000)
+    monkeypatch.setattr(line, "MOST", 100)
     async with connect(way[1], connections=4, timeout=SECONDS) as redis:
         await redis.ping()
         way[0].hold()
