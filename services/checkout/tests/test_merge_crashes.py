@@ -172,11 +172,11 @@ class Actor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._redis, name)
 
-    async def evalsha(self, *args: Any) -> Any:
+    async def execute_command(self, *args: Any) -> Any:
         self._waits.set()
         await self._go.wait()
         self._go.clear()
-        return await self._redis.evalsha(*args)
+        return await self._redis.execute_command(*args)
 
     async def _until_it_waits(self) -> None:
         waits = asyncio.create_task(self._waits.wait())
@@ -274,12 +274,12 @@ async def test_who_comes_late_to_the_end_of_a_merge_leaves_the_next_one_alone(ca
 
     await late.begin(merge(late))
     for _ in ("freezes", "takes"):
-        await late.turn()
+        assert await late.turn()
     # somebody else ends it meanwhile, and somebody begins another one
     assert {"B": 1} == await lines(carts, guest)
     await carts.put(guest, "C", 1)
     await dying.begin(merge(dying))
-    await dying.turn()
+    assert await dying.turn()
     await late.end(dies=False)
     await dying.end(dies=True)
 
