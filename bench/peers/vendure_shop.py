@@ -155,7 +155,13 @@ def postgresql(folder: Path, port: int) -> Iterator[int]:
 def running(folder: Path, env: dict[str, str], *command: str) -> Iterator[int]:
     """A process that is stopped at the end; its pid."""
     process = subprocess.Popen(
-        command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Linux deals a busy machine out by session, and each of our processes has its own
+        start_new_session=True,
     )
     try:
         yield process.pid
