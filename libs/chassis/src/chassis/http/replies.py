@@ -44,25 +44,26 @@ class _AtOnce(web.Response):
     """
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        body = self._body
         plain = (
-            request.version == HttpVersion11
+            isinstance(body, bytes)
+            and isinstance(request, web.Request)
+            and request.version == HttpVersion11
             and request.method != hdrs.METH_HEAD
             and request.keep_alive
-            and self.keep_alive is None  # nobody wants it closed
-            and not self._cookies
-            and not self.compression
-            and isinstance(request, web.Request)
+            and self._keep_alive is None  # nobody wants it closed
+            and not (self._cookies or self._compression or self.prepared)
             and not request.app.on_response_prepare
         )
-        body = self.body
-        if not plain or not isinstance(body, bytes) or self.prepared:
+        if not plain:
             return await super().prepare(request)
-        headers = self.headers
+        assert isinstance(body, bytes)  # noqa: S101 -- so it is plain
+        headers = self._headers
         headers[hdrs.CONTENT_LENGTH] = str(len(body))
         headers[hdrs.DATE] = rfc822_formatted_time()
         self._keep_alive = True
         writer = request.writer
-        await writer.write_headers(f"HTTP/1.1 {self.status} {self.reason}", headers)
+        await writer.write_headers(f"HTTP/1.1 {self._status} {self._reason}", headers)
         await writer.write_eof(body)
         self._eof_sent = True
         return writer
