@@ -8,7 +8,7 @@ import asyncio
 import os
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -31,22 +31,37 @@ class Load(Struct, frozen=True):
     requests: int
 
 
+class Left(Struct, frozen=True):
+    """What a run left to be done: so many events, for so many seconds."""
+
+    events: int
+    seconds: float
+
+
 class Candidate(Struct, frozen=True):
-    """Something to be measured: an address, and the processes whose CPU it costs."""
+    """Something to be measured: an address, and the processes whose CPU it costs.
+
+    `pids` are its own, which a ratio compares; `beside`, by name, whatever else works for it. A run
+    is over, and its CPU counted, when `settled` returns.
+    """
 
     name: str
     url: str
     script: str | None = None
     pids: tuple[int, ...] = ()
     promises: str = ""
+    beside: Mapping[str, int] = {}
+    settled: Callable[[], Awaitable[Left]] | None = None
 
 
 class Result(Struct, frozen=True):
-    """A candidate with its runs."""
+    """A candidate with its runs; CPU in microseconds a request."""
 
     candidate: Candidate
     loads: list[Load]
     cpu_us: list[float]
+    beside_us: dict[str, list[float]] = {}
+    left: list[Left] = []
 
     @property
     def rate(self) -> float:
@@ -122,6 +137,7 @@ async def interleave(
                 candidate = result.candidate
                 progress.update(task, description=candidate.name)
                 before = cpu_seconds(candidate.pids)
+                beside = {name: cpu_seconds([pid]) for name, pid in candidate.beside.items()}
                 load = await wrk(
                     candidate.url,
                     candidate.script,
@@ -129,10 +145,16 @@ async def interleave(
                     connections=connections,
                     env=env or {},
                 )
-                used = cpu_seconds(candidate.pids) - before
+                left = await candidate.settled() if candidate.settled else None
                 if turn:
+                    each = 1e6 / max(load.requests, 1)
                     result.loads.append(load)
-                    result.cpu_us.append(used * 1e6 / max(load.requests, 1))
+                    result.cpu_us.append((cpu_seconds(candidate.pids) - before) * each)
+                    for name, pid in candidate.beside.items():
+                        used = (cpu_seconds([pid]) - beside[name]) * each
+                        result.beside_us.setdefault(name, []).append(used)
+                    if left is not None:
+                        result.left.append(left)
                 progress.advance(task)
     return results
 
@@ -143,6 +165,9 @@ def show(title: str, results: Sequence[Result], console: Console) -> None:
     for column in ("what", "requests/s", "min-max", "p50 ms", "p99 ms", "CPU µs/request"):
         table.add_column(column, justify="left" if column == "what" else "right")
     table.add_column("failed", justify="right")
+    events = any(result.left for result in results)
+    if events:
+        table.add_column("events left", justify="right")
     table.add_column("what it promises")
     for result in results:
         rates = [load.rate for load in result.loads]
@@ -154,9 +179,22 @@ def show(title: str, results: Sequence[Result], console: Console) -> None:
             f"{_median(result.loads, lambda load: load.p99_ms):.1f}",
             f"{statistics.median(result.cpu_us):.0f}" if result.candidate.pids else "-",
             str(sum(load.errors for load in result.loads)),
+            *([_worst(result.left)] if events else []),
             result.candidate.promises,
         )
     console.print(table)
+    for result in results:
+        if result.beside_us:
+            each = (f"{name} {statistics.median(us):.0f}" for name, us in result.beside_us.items())
+            line = f"CPU µs/request beside {result.candidate.name}: {', '.join(each)}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def _worst(left: Sequence[Left]) -> str:
+    if not left:
+        return "-"
+    worst = max(left, key=lambda one: one.seconds)
+    return f"{worst.events} for {worst.seconds:.2f} s"
 
 
 def _median(loads: Sequence[Load], value: Callable[[Load], float]) -> float:

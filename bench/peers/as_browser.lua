@@ -1,0 +1,2 @@
+-- Asks as every browser does; Varnish unpacks for those who cannot.
+wrk.headers["Accept-Encoding"] = "gzip"
