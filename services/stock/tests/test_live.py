@@ -390,7 +390,7 @@ async def test_a_client_that_has_stopped_slows_no_other_and_all_end_on_the_right
         idle = process.memory_info().rss
         listeners = [await listen([PROBE, *skus[number % 5 :: 5]]) for number in range(clients)]
         before = process.memory_info().rss
-        rush = tasks.create_task(_rush(store, skus))
+        rush, began = tasks.create_task(_rush(store, skus)), asyncio.get_running_loop().time()
         calm = await _climb(store, listeners, rungs)
 
         stopped = await _stopped(port, skus)
@@ -398,6 +398,8 @@ async def test_a_client_that_has_stopped_slows_no_other_and_all_end_on_the_right
         await _until(lambda: twin.taken > 4 * HELD_BYTES)
         with_it = await _climb(store, listeners, rungs)
         rush.cancel()
+        changes = sum([(await store.quantities.level(sku)).version for sku in skus])
+        rate = changes / (asyncio.get_running_loop().time() - began)
         for number, sku in enumerate(skus):
             await put(store, sku, 1_000 + number)
         last = {sku: 1_000 + number for number, sku in enumerate(skus)}
@@ -416,7 +418,7 @@ async def test_a_client_that_has_stopped_slows_no_other_and_all_end_on_the_right
         for each in [*listeners, twin]:
             await each.socket.close()
     print(  # noqa: T201 -- the figures are what a long run is for
-        f"\n{clients} clients: from a change to its client p50 and p99"
+        f"\n{clients} clients, {rate:.0f} changes a second: from a change to its client p50 and p99"
         f" {_cuts(calm)} ms, beside a client that reads nothing {_cuts(with_it)} ms;"
         f" held for that one {rest:,} of {twin.taken:,} bytes;"
         f" memory of a client {(before - idle) / clients / 1024:.1f} KiB when it has come,"
