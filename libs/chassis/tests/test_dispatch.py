@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Middleware
 from yarl import URL
 
 from chassis.http import Route, application, delete, get, put, reply
@@ -24,6 +25,7 @@ PATHS = [
     "/{any}",
     "/",
 ]
+SAID = ("Allow", "Content-Type", "X-Request-Id", "X-Signed")
 ASKED = [
     *("/", "/other", "/otter", "/other/", "/things", "/things/", "/things/1", "/things/best"),
     *("/things/abc/parts", "/things/1/parts", "/things/1/2/3", "//things/1", "/things//parts"),
@@ -45,7 +47,24 @@ def routes(paths: Sequence[str]) -> list[Route]:
     return [*made, delete(paths[0], telling(paths[0], "DELETE"), summary="Tell")]
 
 
-async def told(port: int, method: str, path: str, **headers: str) -> tuple[int, str | None, str]:
+def wrapped(name: str, paths: Sequence[str]) -> web.Application:
+    """Those routes inside middlewares of the service's own, which tell their order."""
+
+    def around(sign: str) -> Middleware:
+        @web.middleware
+        async def sign_it(request: web.Request, handler: Handler) -> web.StreamResponse:
+            response = await handler(request)
+            response.headers["X-Signed"] = sign + response.headers.get("X-Signed", "")
+            return response
+
+        return sign_it
+
+    app = application(name=name, routes=routes(paths))
+    app.middlewares.extend([around("outer "), around("inner ")])
+    return app
+
+
+async def told(port: int, method: str, path: str, **headers: str) -> list[str | int | None]:
     async with (
         aiohttp.ClientSession() as session,
         session.request(
@@ -54,19 +73,21 @@ async def told(port: int, method: str, path: str, **headers: str) -> tuple[int, 
             headers={"X-Request-Id": "a-well-formed-id", **headers},
         ) as answer,
     ):
-        return answer.status, answer.headers.get("Allow"), await answer.text()
+        return [answer.status, *map(answer.headers.get, SAID), await answer.text()]
 
 
 @pytest.mark.parametrize("turned", [False, True])
 async def test_every_path_leads_where_aiohttp_leads(turned: bool) -> None:
     paths = PATHS[::-1] if turned else PATHS
     async with (
-        listening(application(name="short", routes=routes(paths)), "127.0.0.1", 0) as short,
-        TestServer(application(name="long", routes=routes(paths))) as long,
+        listening(wrapped("short", paths), "127.0.0.1", 0) as short,
+        TestServer(wrapped("long", paths)) as long,
     ):
         assert long.port is not None
         for path, method in itertools.product(ASKED, ("GET", "HEAD", "PUT", "DELETE", "PATCH")):
             assert await told(long.port, method, path) == await told(short, method, path)
+
+        assert "outer inner" == (await told(short, "GET", "/other"))[4]
 
 
 @pytest.mark.parametrize(

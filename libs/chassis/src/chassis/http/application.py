@@ -20,7 +20,6 @@ from prometheus_client import Histogram
 from chassis import openapi, telemetry
 from chassis.health import Check, failing
 from chassis.http.deadlines import Deadline
-from chassis.http.dispatch import GATE
 from chassis.http.keys import ApiKeys
 from chassis.http.reading import CLOSE, ROUTE, prefers_html
 from chassis.http.replies import problem, problem_page, reply
@@ -83,13 +82,11 @@ def application(
     deadlines = {
         seconds: Deadline(seconds) for seconds in {route.timeout for route in table} if seconds
     }
-    gate = _gate(by_route, ApiKeys(api_keys_file))
     app = web.Application(
-        middlewares=[gate],
+        middlewares=[_gate(by_route, ApiKeys(api_keys_file))],
         # Bodies are read by `read`, which has the route's own limit; this is for what is not.
         client_max_size=max(route.max_body for route in table),
     )
-    app[GATE] = gate
     for route in table:
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             added = app.router.add_route(method, route.path, route.handler, expect_handler=_expect)

@@ -1,4 +1,4 @@
-"""Finds the route of a plain request by the start of its path. Knows no handler and no middleware.
+"""Finds the route of a plain request by the start of its path. Knows no handler's work.
 
 aiohttp finds a route by asking one resource after another, and wraps its handler in middlewares for
 each request: a tenth of a small request. What is not plain, or has no route, goes aiohttp's way.
@@ -6,22 +6,17 @@ each request: a tenth of a small request. What is not plain, or has no route, go
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler
 from aiohttp.web_urldispatcher import UrlMappingMatchInfo
-
-GATE = web.AppKey("gate", Middleware)
-"""The only middleware of an application, told by it so that it may be called without a search."""
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 def dispatch(app: web.Application, general: Answer) -> Answer:
-    """What `general`, aiohttp's own way, answers with; sooner where the application has a GATE."""
-    gate = app.get(GATE)
-    if gate is None:
-        return general
+    """What `general`, aiohttp's own way, answers with, and sooner; the application has started."""
     table = _table(app)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -30,39 +25,49 @@ def dispatch(app: web.Application, general: Answer) -> Answer:
         # what is escaped is to be understood first, and an Expect to be answered
         if "%" not in path and hdrs.EXPECT not in request.headers:
             start = path.partition("/")[2].partition("/")[0]
-            for pattern, route in table.get((request.method, start), ()):
+            for pattern, route, handler in table.get((request.method, start), ()):
                 found = pattern.fullmatch(path)
                 if found is not None:
                     match = UrlMappingMatchInfo(found.groupdict(), route)
                     match.add_app(app)
                     match.freeze()
                     request._match_info = match  # noqa: SLF001 -- as aiohttp's Application does
-                    return await gate(request, route.handler)
+                    return await handler(request)
         return await general(request)
 
     return answer
 
 
-_Table = dict[tuple[str, str], list[tuple[re.Pattern[str], web.AbstractRoute]]]
+_Table = dict[tuple[str, str], list[tuple[re.Pattern[str], web.AbstractRoute, Handler]]]
 
 
 def _table(app: web.Application) -> _Table:
     """The routes by method and first segment, where that is fixed, in aiohttp's order."""
     table: _Table = {}
-    routes = [route for route in app.router.routes() if route.resource is not None]
+    found = [
+        (resource, route)
+        for resource in app.router.resources()
+        if isinstance(resource, web.PlainResource | web.DynamicResource)
+        for route in resource
+    ]
     # the one with the longest fixed start is asked first, then the one that was added first
-    for route in sorted(routes, key=_fixed, reverse=True):
-        assert route.resource is not None  # noqa: S101 -- it was looked at above
-        info = route.resource.get_info()
-        start = route.resource.canonical.split("/")[1]
+    for resource, route in sorted(found, key=lambda each: _fixed(each[0].canonical), reverse=True):
+        info, start = resource.get_info(), resource.canonical.split("/")[1]
         if "{" not in start:
             pattern = info.get("pattern") or re.compile(re.escape(info["path"]))
-            table.setdefault((route.method, start), []).append((pattern, route))
+            row = pattern, route, _wrapped(app, route.handler)
+            table.setdefault((route.method, start), []).append(row)
     return table
 
 
-def _fixed(route: web.AbstractRoute) -> int:
+def _wrapped(app: web.Application, handler: Handler) -> Handler:
+    """The handler inside all middlewares, of which the first is the outermost."""
+    for middleware in reversed(app.middlewares):
+        handler = partial(middleware, handler=handler)
+    return handler
+
+
+def _fixed(path: str) -> int:
     """How many segments stand before the first one that is not fixed."""
-    assert route.resource is not None  # noqa: S101 -- the table has no other
-    start, variable, _ = route.resource.canonical.partition("{")
+    start, variable, _ = path.partition("{")
     return start.count("/") - bool(variable)
