@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -205,4 +206,11 @@ async def test_an_event_is_new_to_the_inbox_once(
             return await sql.first_time(connection, inbox, consumer, event)
 
     assert [True, False, True] == [await arrive("one"), await arrive("one"), await arrive("two")]
+    old = sa.update(inbox).where(inbox.c.consumer == "one")
+    async with engine.begin() as connection:
+        await connection.execute(
+            old.values(received_at=datetime.now(UTC).replace(tzinfo=None) - sql.REMEMBERED)
+        )
+        assert [1, 0] == [await sql.forget_seen(connection, inbox, 9) for _ in range(2)]
+    assert [True, False] == [await arrive("one"), await arrive("two")]
     await engine.dispose()

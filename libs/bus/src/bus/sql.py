@@ -6,7 +6,7 @@ same: the relay reads what is there, never "what is above the last one".
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,6 +22,8 @@ POLL_SECONDS = 0.02
 IDLE_POLL_SECONDS = 0.1
 CALMER = 1.25
 PATIENCE_SECONDS = 1.0
+REMEMBERED = timedelta(days=30)
+"""How long a mark of the inbox is kept: longer than a log keeps events that may be replayed."""
 _BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
@@ -105,6 +107,22 @@ async def unseen(
             ],
         )
     return list(fresh.values())
+
+
+async def forget_seen(connection: AsyncConnection, inbox: sa.Table, limit: int) -> int:
+    """Drop at most `limit` of the marks that are older than `REMEMBERED`; how many it dropped."""
+    key = list(inbox.primary_key)
+    before = datetime.now(UTC).replace(tzinfo=None) - REMEMBERED
+    old = sa.select(*key).where(inbox.c.received_at < before).limit(limit)
+    marks = [
+        {f"old_{name}": value for name, value in row.items()}
+        for row in (await connection.execute(old)).mappings()
+    ]
+    if marks:
+        # by their keys: a scan would lock marks that are just being made
+        each = (column == sa.bindparam(f"old_{column.name}") for column in key)
+        await connection.execute(sa.delete(inbox).where(*each), marks)
+    return len(marks)
 
 
 class SqlOutbox:

@@ -49,7 +49,7 @@ SWEEP_SECONDS = 1.0
 CART_SECONDS = 0.2
 CARTS = 100
 """Sold carts that are settled together; where more wait, the next follow at once."""
-FORGET_SECONDS = 3_600.0
+FORGET_SECONDS, MARKS = 3_600.0, 1_000
 ERASE_SECONDS = 60.0
 FAILED_SECONDS = 1.0
 
@@ -172,12 +172,12 @@ async def sold_carts(work: Work) -> NoReturn:
     await _for_ever(step, CART_SECONDS)
 
 
-async def old_keys(work: Work) -> NoReturn:
-    """Forget Idempotency-Keys after their time."""
+async def forgetting(work: Work) -> NoReturn:
+    """Forget Idempotency-Keys, and which events were seen, after their time."""
 
     async def step() -> bool:
         await work.orders.forget_keys()
-        return False
+        return await work.orders.forget_seen(MARKS)
 
     await _for_ever(step, FORGET_SECONDS)
 
@@ -287,4 +287,4 @@ CATALOG_HANDLERS: dict[type[Any], Handler] = {
     ProductPublishedV1: product_published,
     ProductWithdrawnV1: product_withdrawn,
 }
-LOOPS = (payments, refunds, deadlines, sold_carts, old_keys)
+LOOPS = (payments, refunds, deadlines, sold_carts, forgetting)

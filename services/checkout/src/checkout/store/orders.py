@@ -18,6 +18,7 @@ from opentelemetry import metrics
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bus import sql
 from chassis import telemetry
 from chassis.database import Database
 from checkout import domain
@@ -214,6 +215,12 @@ class Orders:
             await connection.execute(sa.delete(table).where(table.c.expires_at < datetime.now(UTC)))
 
         await self._database.write(work)
+
+    async def forget_seen(self, limit: int) -> bool:
+        """Drop at most `limit` marks of events that come no more; whether it dropped so many."""
+        return limit == await self._database.write(
+            lambda connection: sql.forget_seen(connection, tables.inbox, limit)
+        )
 
     async def _move(
         self, connection: AsyncConnection, meetings: Sequence[Meeting]
