@@ -65,35 +65,33 @@ async def until(look: Callable[[], Awaitable[Seen]], holds: Callable[[Seen], boo
 
 
 async def test_what_waits_leaves_fails_and_is_parked_is_told(new_broker_url: str) -> None:
-    async with (
-        connected(new_broker_url, "test") as other,
-        observed(new_broker_url) as look,
-    ):
+    async with connected(new_broker_url, "test") as other:
         # while another relay has the lease, this one's events wait
         lease = await (await other.channel()).declare_queue(
             topology.relay_lease("stock"), exclusive=True
         )
-        waits = await until(look, lambda seen: seen("shop_outbox_depth", owner="stock") == 3)
-        assert (waits("shop_outbox_age_seconds", owner="stock") or 0) >= AGE
-        assert waits("shop_events_published_total") is None
-        await lease.delete()
+        async with observed(new_broker_url) as look:
+            waits = await until(look, lambda seen: seen("shop_outbox_depth", owner="stock") == 3)
+            assert (waits("shop_outbox_age_seconds", owner="stock") or 0) >= AGE
+            assert waits("shop_events_published_total") is None
+            await lease.delete()
 
-        seen = await until(
-            look,
-            lambda seen: (
-                seen("shop_outbox_depth", owner="stock") == 0
-                and seen("shop_queue_ready", queue=QUEUE) == 0
-                and seen("shop_queue_parked", queue=QUEUE) == 1
-                and seen("shop_events_consumed_total", queue=QUEUE, outcome="ack") == 2
-            ),
-        )
-        assert 0 == seen("shop_outbox_age_seconds", owner="stock")
-        assert 3 == seen("shop_events_published_total", type="stock.changed.v1")
-        assert 1 == seen("shop_event_publish_seconds_count", owner="stock")
-        assert 1 == seen("shop_events_consumed_total", queue=QUEUE, outcome="retry")
-        assert 1 == seen("shop_events_consumed_total", queue=QUEUE, outcome="parked")
-        # GOOD and BAD once, LATE twice
-        kind = {"queue": QUEUE, "type": "stock.changed.v1"}
-        assert 4 == seen("shop_event_process_seconds_count", **kind)
-        assert 2 == seen("shop_event_lag_seconds_count", queue=QUEUE)
-        assert (seen("shop_event_lag_seconds_sum", queue=QUEUE) or 0) >= 2 * AGE
+            seen = await until(
+                look,
+                lambda seen: (
+                    seen("shop_outbox_depth", owner="stock") == 0
+                    and seen("shop_queue_ready", queue=QUEUE) == 0
+                    and seen("shop_queue_parked", queue=QUEUE) == 1
+                    and seen("shop_events_consumed_total", queue=QUEUE, outcome="ack") == 2
+                ),
+            )
+            assert 0 == seen("shop_outbox_age_seconds", owner="stock")
+            assert 3 == seen("shop_events_published_total", type="stock.changed.v1")
+            assert 1 == seen("shop_event_publish_seconds_count", owner="stock")
+            assert 1 == seen("shop_events_consumed_total", queue=QUEUE, outcome="retry")
+            assert 1 == seen("shop_events_consumed_total", queue=QUEUE, outcome="parked")
+            # GOOD and BAD once, LATE twice
+            kind = {"queue": QUEUE, "type": "stock.changed.v1"}
+            assert 4 == seen("shop_event_process_seconds_count", **kind)
+            assert 2 == seen("shop_event_lag_seconds_count", queue=QUEUE)
+            assert (seen("shop_event_lag_seconds_sum", queue=QUEUE) or 0) >= 2 * AGE
