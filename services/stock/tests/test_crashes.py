@@ -584,8 +584,9 @@ async def test_the_file_is_a_state_of_the_shop_wherever_it_ends(
 
 
 @pytest.mark.long
-async def test_the_file_of_a_long_history_is_a_state_of_the_shop_wherever_it_ends(
-    redis_server: Callable[..., Any],
+@pytest.mark.parametrize(("every", "steps", "least"), [(67, 60, 1_000), (1, 4, 2_000)])
+async def test_the_file_of_a_long_history_and_each_byte_of_a_short_one_is_a_state_of_the_shop(
+    redis_server: Callable[..., Any], every: int, steps: int, least: int
 ) -> None:
 
-    assert await truncated(redis_server(), 67, steps=60) > 1_000
+    assert await truncated(redis_server(), every, steps=steps) > least
