@@ -1,7 +1,8 @@
 """Orders: accepted and completed a second, a race, a rush; beside a database, a broker, Vendure.
 
 On a stack of its own (`orders`), which is emptied. An order is completed when it is confirmed: its
-units sold, its payment captured, its events out. The time to drain what was accepted counts. What
+units sold, its payment captured, its events out. The time to drain what was accepted counts. Only
+the order path runs (`OURS`): nobody searches, mails, draws invoices or keeps the journal. What
 accepting costs is measured from filled carts, while nobody follows up on the orders. The last lines
 are the ratios.
 """
@@ -54,6 +55,7 @@ ACCEPTING = ["checkout-api", "mariadb", "redis-carts"]
 POSTGRESQL = Path("/usr/lib/postgresql")
 SKUS = [f"PLENTY-{n}" for n in range(200)]
 LINES = 3
+OURS_AT_ONCE, THEIRS_AT_ONCE = (32, 64), (8, 32)
 DRAIN_SECONDS = 120
 
 
@@ -387,15 +389,20 @@ def tell_alone(console: Console, title: str, alone: Alone) -> None:
 async def completing(
     shop: Shop, other: Vendure | None, options: argparse.Namespace, console: Console
 ) -> tuple[float, float, float]:
-    """Orders a second that we accept, that we complete, and that Vendure completes: medians."""
+    """Orders a second that we accept, that we complete, and that Vendure completes.
+
+    Medians of the rounds; in each, what either shop does at the concurrency that suits it best.
+    """
     rounds: list[Run] = []
     rates: list[float] = []
     for _ in range(options.rounds):
-        one = await run(shop, SKUS, seconds=options.seconds, at_once=options.at_once)
-        tell(console, "ours", one)
-        rounds.append(one)
+        ours: list[Run] = []
+        for at_once in options.at_once:
+            ours.append(await run(shop, SKUS, seconds=options.seconds, at_once=at_once))
+            tell(console, f"ours, {at_once} at once", ours[-1])
+        rounds.append(max(ours, key=lambda one: one.completed_per_s))
         best = 0.0
-        for at_once in (8, 32):
+        for at_once in THEIRS_AT_ONCE:
             if other is None:
                 break
             rate, took, failed = await peer(other, seconds=options.seconds, at_once=at_once)
@@ -444,7 +451,7 @@ async def main(options: argparse.Namespace, console: Console) -> None:
         )
         shop = Shop(stack, http)
         await shop.stocked(dict.fromkeys(SKUS, 1_000_000))
-        await run(shop, SKUS, seconds=2, at_once=options.at_once)
+        await run(shop, SKUS, seconds=2, at_once=options.at_once[0])
         other = None
         if options.peer:
             other = await kept.enter_async_context(vendure(stack.profile.var.parent / "bench"))
@@ -479,7 +486,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--at-once", type=int, default=32)
+    parser.add_argument("--at-once", type=int, nargs="+", default=OURS_AT_ONCE, help="shoppers")
     parser.add_argument("--shoppers", type=int, default=5_000, help="of the rush; 0: none")
     parser.add_argument("--within", type=float, default=60, help="seconds in which they come")
     parser.add_argument("--sqlite", action="store_true", help="orders in SQLite, not MariaDB")
