@@ -58,23 +58,28 @@ async def _follow(broker_url: str, waiting: Waiting, since: str | datetime) -> N
 
 
 async def _batches(stream: AsyncIterator[Logged]) -> AsyncGenerator[list[Event[Fact]]]:
-    """What has arrived, as soon as something has."""
-    coming: asyncio.Future[Logged] | None = None
+    """What has arrived, soon after something has."""
+    arrived: asyncio.Queue[Event[Fact]] = asyncio.Queue(BATCH)
+    reading = asyncio.create_task(_read(stream, arrived))
+    coming: asyncio.Task[Event[Fact]] | None = None
     try:
         while True:
-            batch: list[Event[Fact]] = []
-            while len(batch) < BATCH:
-                coming = coming or asyncio.ensure_future(anext(stream))
-                await asyncio.wait([coming], timeout=BATCH_SECONDS if batch else None)
-                if not coming.done():
-                    break
-                batch.append(coming.result().event)
-                coming = None
-            yield batch
+            coming = asyncio.create_task(arrived.get())
+            await asyncio.wait([coming, reading], return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                await reading  # it never ends without an error
+            await asyncio.sleep(BATCH_SECONDS)
+            yield [await coming, *(arrived.get_nowait() for _ in range(arrived.qsize()))]
     finally:
-        if coming is not None:
-            coming.cancel()
-            await asyncio.wait([coming])
+        ending = [task for task in (reading, coming) if task is not None]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+
+async def _read(stream: AsyncIterator[Logged], arrived: asyncio.Queue[Event[Fact]]) -> None:
+    async for logged in stream:
+        await arrived.put(logged.event)
 
 
 async def tell(waiting: Waiting, events: Sequence[Event[Fact]]) -> int:
