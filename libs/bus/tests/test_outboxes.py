@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -206,11 +206,16 @@ async def test_an_event_is_new_to_the_inbox_once(
             return await sql.first_time(connection, inbox, consumer, event)
 
     assert [True, False, True] == [await arrive("one"), await arrive("one"), await arrive("two")]
-    old = sa.update(inbox).where(inbox.c.consumer == "one")
+    # the marks of three are long past, that of "two" is not
+    assert [True, True] == [await arrive("three"), await arrive("four")]
+    then = datetime.now(UTC).replace(tzinfo=None) - sql.REMEMBERED
     async with engine.begin() as connection:
-        await connection.execute(
-            old.values(received_at=datetime.now(UTC).replace(tzinfo=None) - sql.REMEMBERED)
-        )
-        assert [1, 0] == [await sql.forget_seen(connection, inbox, 9) for _ in range(2)]
+        for days, consumer in enumerate(("one", "three", "four"), start=1):
+            mark = sa.update(inbox).where(inbox.c.consumer == consumer)
+            await connection.execute(mark.values(received_at=then - timedelta(days=days)))
+        for more, left in ((True, 2), (False, 1), (False, 1)):
+            assert more is await sql.forget_seen(connection, inbox, 1)
+            marks = await connection.execute(sa.select(inbox.c.consumer))
+            assert left == len(marks.all())
     assert [True, False] == [await arrive("one"), await arrive("two")]
     await engine.dispose()

@@ -109,20 +109,15 @@ async def unseen(
     return list(fresh.values())
 
 
-async def forget_seen(connection: AsyncConnection, inbox: sa.Table, limit: int) -> int:
-    """Drop at most `limit` of the marks that are older than `REMEMBERED`; how many it dropped."""
-    key = list(inbox.primary_key)
-    before = datetime.now(UTC).replace(tzinfo=None) - REMEMBERED
-    old = sa.select(*key).where(inbox.c.received_at < before).limit(limit)
-    marks = [
-        {f"old_{name}": value for name, value in row.items()}
-        for row in (await connection.execute(old)).mappings()
-    ]
-    if marks:
-        # by their keys: a scan would lock marks that are just being made
-        each = (column == sa.bindparam(f"old_{column.name}") for column in key)
-        await connection.execute(sa.delete(inbox).where(*each), marks)
-    return len(marks)
+async def forget_seen(connection: AsyncConnection, inbox: sa.Table, limit: int) -> bool:
+    """Drop the oldest marks, some `limit`, if older than `REMEMBERED`; whether more are to go."""
+    made = inbox.c.received_at
+    end = datetime.now(UTC).replace(tzinfo=None) - REMEMBERED
+    ahead = sa.select(made).where(made < end).order_by(made).offset(limit).limit(1)
+    until = await connection.scalar(ahead)
+    # with all of its moment, so that each call drops some
+    await connection.execute(sa.delete(inbox).where(made < end if until is None else made <= until))
+    return until is not None
 
 
 class SqlOutbox:

@@ -171,7 +171,7 @@ async def _answer(
         if known is None:
             return await handler(request)  # aiohttp's own: raises 404 or 405
         route = known.route
-        if route.method != "GET":
+        if route.method != "GET":  # it is asked how large a body may be
             request[ROUTE] = route
         if route.scope is not None:
             keys.check(request, route.scope)

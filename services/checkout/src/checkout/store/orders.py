@@ -217,8 +217,8 @@ class Orders:
         await self._database.write(work)
 
     async def forget_seen(self, limit: int) -> bool:
-        """Drop at most `limit` marks of events that come no more; whether it dropped so many."""
-        return limit == await self._database.write(
+        """Drop some `limit` marks of events that come no more; whether more are left."""
+        return await self._database.write(
             lambda connection: sql.forget_seen(connection, tables.inbox, limit)
         )
 
